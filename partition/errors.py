@@ -1,0 +1,60 @@
+"""What can go wrong in what both ends compute, split by who must act.
+
+PartitionError
+ +-- TaskFileError            the operator corrects a task file
+ +-- ModelStoreError          a model could not be had
+ |    +-- UnknownModelError   nobody knows the name
+ |    +-- NotFetchedError     every source failed, or none may be asked
+ |    +-- WrongHashError      the bytes are not the model's
+ +-- ModelFileError           a weights file is damaged or of a kind we do not read
+ +-- ContextLengthError       the input is longer than the model's context
+ +-- NeedPrefillError         a stage holds fewer positions than the caller believes
+ +-- MemoryLimitError         it would not fit into the memory allowed
+ +-- CalibrationError         records from which nothing can be concluded
+"""
+
+from __future__ import annotations
+
+
+class PartitionError(Exception):
+    """Root of the errors of this package; the message says what to do next."""
+
+
+class TaskFileError(PartitionError):
+    """A task file is missing or wrong; the message names file, line and key."""
+
+
+class ModelStoreError(PartitionError):
+    """A model could not be had from the store."""
+
+
+class UnknownModelError(ModelStoreError):
+    """No entry of that name; the message lists the names there are."""
+
+
+class NotFetchedError(ModelStoreError):
+    """Every source was tried and failed, or asking one was not allowed; the message names each."""
+
+
+class WrongHashError(ModelStoreError):
+    """A file's SHA-256 is not the one in models.toml."""
+
+
+class ModelFileError(PartitionError):
+    """A weights file is damaged, truncated, or of an architecture or format we do not read."""
+
+
+class ContextLengthError(PartitionError):
+    """The input has more tokens than the model's context holds."""
+
+
+class NeedPrefillError(PartitionError):
+    """A stage caches fewer positions than the caller's ``base_len``; send the prompt again."""
+
+
+class MemoryLimitError(PartitionError):
+    """The model and its caches would not fit into the memory that was allowed."""
+
+
+class CalibrationError(PartitionError):
+    """The records are unusable: malformed, empty, or of several tasks without saying so."""

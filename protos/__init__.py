@@ -1,0 +1,1 @@
+"""What both ends say: messages, codec and wire errors."""
