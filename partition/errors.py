@@ -10,7 +10,11 @@ PartitionError
  +-- ContextLengthError       the input is longer than the model's context
  +-- NeedPrefillError         a stage holds fewer positions than the caller believes
  +-- MemoryLimitError         it would not fit into the memory allowed
+ +-- ActivationError          a frame of hidden states is damaged, or cannot be made
+ +-- ProfileError             the operator measures again, or corrects a profile or prices file
  +-- CalibrationError         records from which nothing can be concluded
+ +-- ManifestError            a release's manifest is malformed; its publisher corrects it
+ +-- DeltaError               a delta is damaged or made for another file; fetch the whole one
 """
 
 from __future__ import annotations
@@ -56,5 +60,21 @@ class MemoryLimitError(PartitionError):
     """The model and its caches would not fit into the memory that was allowed."""
 
 
+class ActivationError(PartitionError):
+    """A frame of hidden states is damaged or hostile, or the states cannot be sent at all."""
+
+
+class ProfileError(PartitionError):
+    """A profile, workload or prices file is missing or wrong; the message names file and key."""
+
+
 class CalibrationError(PartitionError):
     """The records are unusable: malformed, empty, or of several tasks without saying so."""
+
+
+class ManifestError(PartitionError):
+    """A release's manifest is too large, malformed, of an unknown schema, or names a path outside its folder."""
+
+
+class DeltaError(PartitionError):
+    """A delta is damaged, or made for another file than the one that is there."""
