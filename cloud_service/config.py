@@ -1,0 +1,254 @@
+"""The service's configuration: defaults < TOML < environment (``TANDEM_CLOUD_...``) < flags, merged once, here.
+
+Nested keys are joined by two underscores in the environment: ``TANDEM_CLOUD_MODEL__NAME``. A misspelt key or variable is
+an error. Relative paths are relative to the TOML file, or to the working directory where there is none.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from cloud_service.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "TANDEM_CLOUD_"
+NESTED = "__"
+MIB = 1 << 20
+
+_Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
+_Positive = Annotated[float, Field(gt=0)]
+_PositiveInt = Annotated[int, Field(gt=0)]
+_Price = Annotated[float, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True)
+
+
+class TlsConfig(_Section):
+    """Certificates; the files are read again when they change."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_authority: Path | None = None
+    insecure_loopback: bool = False  # plaintext, and only on a loopback address
+
+
+class ModelConfig(_Section):
+    """Which model answers, and on what."""
+
+    name: str = (
+        "qwen2.5-coder-1.5b-instruct"  # of models.toml, a GGUF file, or a Hugging Face folder
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0  # of the engine; 0: as many as there are cores
+    cache_dir: Path | None = None  # of the model store
+    offline: bool = False  # never fetch a model
+
+
+class LimitsConfig(_Section):
+    """What one request may ask."""
+
+    max_input_tokens: _PositiveInt = 8192
+    max_output_tokens: _PositiveInt = 2048
+    max_messages: _PositiveInt = 256
+    max_labels: _PositiveInt = 64
+    max_stop_strings: _PositiveInt = 16
+    max_text_bytes: _PositiveInt = 4 * MIB  # all messages together
+    max_message_bytes: _PositiveInt = 8 * MIB  # one gRPC message
+    max_concurrent_streams: _PositiveInt = 256
+    max_queued_requests: _PositiveInt = 256
+    max_outcomes: _PositiveInt = 1000  # in one report
+
+
+class PricesConfig(_Section):
+    """Dollars per million tokens, as billed in every reply."""
+
+    input_usd: _Price = 0.10
+    cached_input_usd: _Price = 0.025
+    output_usd: _Price = 0.40
+
+
+class DrainConfig(_Section):
+    """How the service goes away; the sum stays under 25 s."""
+
+    balancer_s: Annotated[float, Field(ge=0, le=5)] = 2.0  # until balancers have seen NOT_SERVING
+    finish_s: Annotated[float, Field(ge=0, le=17)] = 15.0  # what running work gets
+
+
+class StateConfig(_Section):
+    """Where request ids, feedback and keys are kept."""
+
+    url: SecretStr | None = None  # SQLAlchemy URL; none: SQLite in `directory`
+    directory: Path = Path("state")
+    master_key: Path | None = None  # 32 bytes, 0600; none: made in `directory`
+    interactive_ttl_s: _Positive = 600.0
+    outbox_ttl_s: _Positive = 90 * 86400.0
+
+
+class CloudConfig(BaseSettings):
+    """Everything that can be configured."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter=NESTED,
+        extra="forbid",
+        hide_input_in_errors=True,
+        frozen=True,
+    )
+
+    listen: _Address = "127.0.0.1:7443"
+    health_listen: _Address | None = (
+        "127.0.0.1:0"  # plaintext health, for probes inside the machine
+    )
+    metrics_listen: _Address | None = "127.0.0.1:0"  # Prometheus
+    reflection: bool = False
+    tls: TlsConfig = TlsConfig()
+    model: ModelConfig = ModelConfig()
+    limits: LimitsConfig = LimitsConfig()
+    prices: PricesConfig = PricesConfig()
+    drain: DrainConfig = DrainConfig()
+    state: StateConfig = StateConfig()
+
+    @model_validator(mode="after")
+    def _plaintext_stays_on_loopback(self) -> Self:
+        if self.tls.insecure_loopback:
+            if not is_loopback(self.listen):
+                raise ValueError("`insecure_loopback` needs a loopback address in `listen`")
+            return self
+        if None in (self.tls.certificate, self.tls.key, self.tls.client_authority):
+            raise ValueError(
+                "`tls.certificate`, `tls.key` and `tls.client_authority` are needed; "
+                "`cloud-service init DIR` makes all three for development"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave every source to :func:`load_config`."""
+        return (init_settings,)
+
+
+def load_config(
+    path: Path | None, *, flags: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> CloudConfig:
+    """Merge the sources.
+
+    Args:
+        path: The TOML file, if there is one.
+        flags: Nested mapping of what was given on the command line.
+        environment: Instead of the process's own, for tests.
+
+    Raises:
+        ConfigError: A file, key, value or variable is wrong; the message names it.
+    """
+    variables = dict(os.environ if environment is None else environment)
+    _refuse_unknown_variables(variables)
+    merged: dict[str, Any] = {}
+    if path is not None:
+        merged = _with_absolute_paths(_read_toml(path), path.parent.resolve())
+    _merge(merged, _from_environment(variables))
+    _merge(merged, flags)
+    try:
+        return CloudConfig(**merged)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        key = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise ConfigError(f"configuration, key {key!r}: {first['msg']}; correct it") from error
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Divide ``host:port``; the brackets of an IPv6 address are taken off."""
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether ``host:port`` can be reached from this machine only."""
+    host, _ = split_address(address)
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({type(error).__name__}); give the path of a TOML file"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: no valid TOML: {error}") from error
+
+
+def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    # pydantic-settings reads the process's environment; through its source a mapping can be given instead.
+    source = EnvSettingsSource(CloudConfig)
+    source.env_vars = {name.lower(): value for name, value in variables.items()}
+    values: dict[str, Any] = source()
+    return values
+
+
+def _refuse_unknown_variables(variables: Mapping[str, str]) -> None:
+    known = set(_variable_names(CloudConfig, ENVIRONMENT_PREFIX))
+    for name in sorted(variables):
+        if name.upper().startswith(ENVIRONMENT_PREFIX) and name.upper() not in known:
+            raise ConfigError(f"environment variable {name}: no such setting; correct or unset it")
+
+
+def _variable_names(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        variable = prefix + name.upper()
+        yield variable
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _variable_names(field.annotation, variable + NESTED)
+
+
+_PATHS = (
+    ("tls", "certificate"),
+    ("tls", "key"),
+    ("tls", "client_authority"),
+    ("model", "cache_dir"),
+    ("state", "directory"),
+    ("state", "master_key"),
+)
+
+
+def _with_absolute_paths(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for section, key in _PATHS:
+        table = document.get(section)
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str(folder / table[key])
+    return document
+
+
+def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
+    for key, value in source.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = value
