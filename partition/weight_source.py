@@ -1,0 +1,152 @@
+"""The weights of one model by our names, from a GGUF file or a folder of safetensors files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from partition.block_formats import QuantizedRows
+from partition.errors import ModelFileError
+from partition.gguf import GGUFFile, GGUFTensor
+from partition.spec import ModelSpec
+from partition.weight_names import HEAD, ForeignWeight, gguf_names, rotary_row_order
+
+
+class WeightSource(Protocol):
+    """The weights of one model; names and row order are those of transformers."""
+
+    path: Path
+    spec: ModelSpec
+
+    def names(self) -> tuple[str, ...]:
+        """All weights; no head where it is tied to the embedding."""
+
+    def float32(self, name: str) -> npt.NDArray[np.float32]:
+        """One weight, a new array.
+
+        Raises:
+            ModelFileError: It is missing or of the wrong shape.
+        """
+
+    def quantized(self, name: str) -> QuantizedRows | None:
+        """One matrix as the integers it is stored as; None where it is stored as floats. Errors as above."""
+
+
+class GGUFWeights:
+    """The weights in a GGUF file. Immutable, so safe to share between threads."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self.path = file.path
+        self.spec = ModelSpec.from_gguf(file)
+        self.file = file
+        self._names = gguf_names(self.spec)
+
+    @classmethod
+    def open(cls, path: Path) -> GGUFWeights:
+        """Map a file; see :meth:`GGUFFile.open`."""
+        return cls(GGUFFile.open(path))
+
+    def names(self) -> tuple[str, ...]:
+        """See :class:`WeightSource`."""
+        return tuple(self._names)
+
+    def float32(self, name: str) -> npt.NDArray[np.float32]:
+        """See :class:`WeightSource`."""
+        foreign, tensor = self._find(name)
+        values = tensor.to_float32()
+        if foreign.heads_to_reorder:
+            values = values[rotary_row_order(foreign.heads_to_reorder, len(values))]
+        if foreign.norm_shift:
+            values -= np.float32(foreign.norm_shift)
+        return values
+
+    def quantized(self, name: str) -> QuantizedRows | None:
+        """See :class:`WeightSource`."""
+        foreign, tensor = self._find(name)
+        if not tensor.type.is_quantized:
+            return None
+        rows = tensor.quantized()
+        if not foreign.heads_to_reorder:
+            return rows
+        order = rotary_row_order(foreign.heads_to_reorder, len(rows.codes))
+        return replace(
+            rows,
+            codes=rows.codes[order],
+            scales=rows.scales[order],
+            offsets=None if rows.offsets is None else rows.offsets[order],
+        )
+
+    def _find(self, name: str) -> tuple[ForeignWeight, GGUFTensor]:
+        foreign = self._names[name]
+        tensor = self.file.tensors.get(foreign.name)
+        if tensor is None:
+            raise ModelFileError(f"{self.path}: tensor {foreign.name!r} is missing; fetch it again")
+        expected = weight_shape(self.spec, name)
+        if tensor.shape != expected:
+            raise ModelFileError(
+                f"{self.path}: tensor {foreign.name!r} has shape {tensor.shape}, not {expected}; fetch it again"
+            )
+        return foreign, tensor
+
+
+def load_state(source: WeightSource) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """Yield every weight as float32 under its transformers name, one at a time; a tied head is left out.
+
+    For ``module.load_state_dict({name: torch.from_numpy(value) for name, value in load_state(source)}, strict=False)``
+    followed by ``module.tie_weights()``.
+    """
+    for name in source.names():
+        yield name, source.float32(name)
+
+
+def weight_shape(spec: ModelSpec, name: str) -> tuple[int, ...]:
+    """The shape that a weight of our name must have."""
+    hidden, inner = spec.hidden_size, spec.intermediate_size
+    parts = name.split(".")
+    module, kind = parts[-2], parts[-1]
+    if module in ("embed_tokens", HEAD.partition(".")[0]):
+        return spec.vocab_size, hidden
+    if module in ("q_norm", "k_norm"):
+        return (spec.head_dim,)
+    if module.endswith("norm"):
+        return (hidden,)
+    shape = {
+        "q_proj": (spec.query_size, hidden),
+        "k_proj": (spec.kv_size, hidden),
+        "v_proj": (spec.kv_size, hidden),
+        "o_proj": (hidden, spec.query_size),
+        "gate_proj": (inner, hidden),
+        "up_proj": (inner, hidden),
+        "down_proj": (hidden, inner),
+    }[module]
+    return shape[:1] if kind == "bias" else shape
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 of a weights file, or of the sorted names and contents of a folder's model files, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    if path.is_file():
+        _digest_file(path, digest)
+        return digest.hexdigest()
+    for member in sorted(path.glob("*")):
+        if member.suffix in (".safetensors", ".json"):
+            digest.update(member.name.encode() + b"\0")
+            _digest_file(member, digest)
+    return digest.hexdigest()
+
+
+def _digest_file(path: Path, digest: hashlib._Hash) -> None:
+    try:
+        with path.open("rb") as stream:
+            while piece := stream.read(1 << 22):
+                digest.update(piece)
+    except OSError as error:
+        raise ModelFileError(
+            f"{path}: cannot be read ({type(error).__name__}); check the path and its permissions"
+        ) from error
