@@ -49,6 +49,7 @@ class GGUFTensor:
     type: TensorType
     shape: tuple[int, ...]  # row-major as in numpy: the reverse of what the file says
     data: npt.NDArray[np.uint8] = field(repr=False)
+    offset: int = 0  # of its first byte in the file
 
     @property
     def _matrix_shape(self) -> tuple[int, int]:
@@ -292,4 +293,6 @@ def _bind(
         raise cursor.damaged("it ends before its last tensor")
     # A plain array, not a memmap: slices of the subclass cost microseconds each.
     view = np.asarray(data)[begin : begin + num_bytes]
-    return GGUFTensor(name=entry.name, type=tensor_type, shape=entry.shape, data=view)
+    return GGUFTensor(
+        name=entry.name, type=tensor_type, shape=entry.shape, data=view, offset=begin
+    )
