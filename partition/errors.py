@@ -10,6 +10,7 @@ PartitionError
  +-- ContextLengthError       the input is longer than the model's context
  +-- NeedPrefillError         a stage holds fewer positions than the caller believes
  +-- MemoryLimitError         it would not fit into the memory allowed
+ +-- FrameError               a frame of VERIFY or SPLIT contradicts itself or the model
  +-- ActivationError          a frame of hidden states is damaged, or cannot be made
  +-- ProfileError             the operator measures again, or corrects a profile or prices file
  +-- CalibrationError         records from which nothing can be concluded
@@ -58,6 +59,10 @@ class NeedPrefillError(PartitionError):
 
 class MemoryLimitError(PartitionError):
     """The model and its caches would not fit into the memory that was allowed."""
+
+
+class FrameError(PartitionError):
+    """A frame of VERIFY or SPLIT contradicts itself, or is beyond the model's vocabulary or context."""
 
 
 class ActivationError(PartitionError):
