@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -66,18 +66,21 @@ def test_outliers_fit_into_a_byte_budget(width: int) -> None:
     assert row_bytes(Codec.INT8, width, num_outliers=count) <= 1.05 * width
 
 
+@settings(deadline=None)
 @given(rows_of_any_kind)
 def test_float32_is_exact(rows: Rows) -> None:
     got = decode(encode(rows, Codec.FLOAT32), width=rows.shape[1], max_rows=4)
     np.testing.assert_array_equal(got, rows)
 
 
+@settings(deadline=None)
 @given(rows_of_any_kind)
 def test_float16_is_rounding_only(rows: Rows) -> None:
     got = decode(encode(rows, Codec.FLOAT16), width=rows.shape[1], max_rows=4)
     np.testing.assert_array_equal(got, rows.astype(np.float16).astype(np.float32))
 
 
+@settings(deadline=None)
 @given(rows_of_any_kind, st.integers(0, 9))
 def test_int8_error_is_half_a_scale(rows: Rows, num_outliers: int) -> None:
     frame = encode(rows, Codec.INT8, num_outliers=num_outliers)
@@ -85,6 +88,7 @@ def test_int8_error_is_half_a_scale(rows: Rows, num_outliers: int) -> None:
     assert_within(rows, got, min(num_outliers, rows.shape[1]), 127, ERROR_SCALES_INT8)
 
 
+@settings(deadline=None)
 @given(rows_of_any_kind, st.integers(0, 9))
 def test_int4_error_is_four_scales(rows: Rows, num_outliers: int) -> None:
     frame = encode(rows, Codec.INT4, num_outliers=num_outliers)
@@ -149,6 +153,7 @@ def test_states_that_are_not_finite_are_refused(codec: Codec, bad: float) -> Non
         encode(rows, codec)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.sampled_from(list(Codec)))
 def test_hostile_bytes_raise_one_error(data: bytes, codec: Codec) -> None:
     for frame in (data, bytes([codec]) + data, struct.pack("<BBHII", codec, 0, 8, 64, 2) + data):
@@ -160,6 +165,7 @@ def test_hostile_bytes_raise_one_error(data: bytes, codec: Codec) -> None:
         assert np.isfinite(rows).all()
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(Codec)), st.data())
 def test_a_damaged_frame_raises_one_error_or_stays_finite(
     codec: Codec, data: st.DataObject
