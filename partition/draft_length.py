@@ -150,26 +150,24 @@ class Acceptance:
 
     def _fit(self) -> None:
         self._since_fit = 0
-        points = [
-            ((index + 0.5) / self._PRIOR_POINTS,) * 2 + (self._PRIOR_WEIGHT,)
+        sums: dict[
+            float, tuple[float, float]
+        ] = {  # probability -> sum, weight: ties share one level
+            (index + 0.5) / self._PRIOR_POINTS: (
+                self._PRIOR_WEIGHT * (index + 0.5) / self._PRIOR_POINTS,
+                self._PRIOR_WEIGHT,
+            )
             for index in range(self._PRIOR_POINTS)
-        ]
-        points += [(probability, float(stood), 1.0) for probability, stood in self._judged]
-        points.sort(key=lambda point: point[0])
-        pools: list[list[float]] = []  # start, sum, weight
-        previous = None
-        for probability, value, weight in points:
-            if probability == previous:  # ties share one level
-                pools[-1][1] += value * weight
-                pools[-1][2] += weight
-            else:
-                pools.append([probability, value * weight, weight])
-            previous = probability
-            while len(pools) > 1 and pools[-2][1] * pools[-1][2] >= pools[-1][1] * pools[-2][2]:
-                _, total, weight_of = pools.pop()
-                pools[-1][1] += total
-                pools[-1][2] += weight_of
-                previous = None if previous != pools[-1][0] else previous
+        }
+        for probability, stood in self._judged:
+            total, weight = sums.get(probability, (0.0, 0.0))
+            sums[probability] = (total + stood, weight + 1.0)
+        pools: list[tuple[float, float, float]] = []  # start, sum, weight
+        for start, (total, weight) in sorted(sums.items()):
+            while pools and pools[-1][1] * weight >= total * pools[-1][2]:  # the order is violated
+                start, below, weight_below = pools.pop()
+                total, weight = total + below, weight + weight_below
+            pools.append((start, total, weight))
         self._steps = [(start, total / weight) for start, total, weight in pools]
 
 
