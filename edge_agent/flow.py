@@ -54,8 +54,9 @@ class KnownValue:
 class Request:
     """What a caller asks; exactly one of ``text``, ``messages`` and ``dicom`` is given."""
 
-    id: str  # idempotency key; a UUIDv7 unless the caller has one of its own
+    id: str  # idempotency key, travels to the cloud: always of protos.request_id.new_request_id()
     task: str
+    reference: str = field(default="", repr=False)  # the caller's own id; may identify a patient, so it stays here
     text: str | None = field(default=None, repr=False)
     messages: tuple[Message, ...] = field(default=(), repr=False)
     dicom: Path | bytes | None = field(default=None, repr=False)
@@ -130,6 +131,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LocalResult:
+    """What the device itself would have said, whatever the route; calibration compares it with the truth."""
+
+    text: str = field(repr=False)  # restored
+    confidence: Confidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What the caller gets."""
 
@@ -144,3 +153,4 @@ class Answer:
     sent_bytes: int  # of this request, towards the cloud
     num_replaced: Mapping[Entity, int]  # identifiers replaced by surrogates
     num_unknown_surrogates: int = 0  # in the answer, that the model invented
+    local: LocalResult | None = None  # None when the local model was not asked, or failed

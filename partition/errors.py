@@ -29,6 +29,10 @@ class TaskFileError(PartitionError):
     """A task file is missing or wrong; the message names file, line and key."""
 
 
+class SettingsError(PartitionError):
+    """A configuration file, key, value or variable is wrong; the message names it."""
+
+
 class ModelStoreError(PartitionError):
     """A model could not be had from the store."""
 

@@ -1,0 +1,144 @@
+"""The device's configuration: defaults < TOML file < environment (``TANDEM_EDGE_...``) < flags, merged once, here.
+
+Nobody else reads the environment. Nested keys take two underscores: ``TANDEM_EDGE_CLOUD__TARGET=cloud:8443``.
+
+    tasks = ["tasks"]                     # folders of task files, besides the built-in ones
+
+    [model]
+    name = "smollm2-135m-instruct"        # of the model store, or a path
+    threads = 2
+
+    [cloud]
+    target = "cloud.example.org:8443"
+    ca = "pki/ca.pem"
+    certificate = "pki/device.pem"
+    key = "pki/device.key"
+
+Paths in a file are relative to the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import SettingsConfigDict
+
+from partition.settings import NESTED, Settings, load_settings
+
+ENVIRONMENT_PREFIX = "TANDEM_EDGE_"
+APPLICATION = "tandem"
+MIB = 1024 * 1024
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class ModelConfig(_Section):
+    """The small model of the device."""
+
+    name: str = "smollm2-135m-instruct"  # of the model store, or a path to a GGUF file
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    max_memory_mb: Annotated[int, Field(ge=64)] = 2048
+    context_tokens: Annotated[int, Field(ge=128)] = 4096
+
+
+class CloudConfig(_Section):
+    """The way to the cloud; without a target the device works alone."""
+
+    target: str = ""  # host:port
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    insecure_loopback: bool = False  # plaintext, for a target on this machine only
+
+
+class AnonymizerConfig(_Section):
+    """What may take how long before a request has to stay on the device."""
+
+    languages: tuple[str, ...] = ("en", "pt", "zh")
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 0.5  # plus 0.1 s for each 4,000 characters
+
+
+class OutboxConfig(_Section):
+    """The durable queue of what still has to reach the cloud."""
+
+    max_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
+    max_age_days: Annotated[float, Field(gt=0)] = 90.0
+
+
+class HttpConfig(_Section):
+    """The OpenAI-compatible endpoint."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8010
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * MIB
+
+
+class EdgeConfig(Settings):
+    """Everything an agent needs to know before its first request. Immutable."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter=NESTED,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    model: ModelConfig = ModelConfig()
+    cloud: CloudConfig = CloudConfig()
+    anonymizer: AnonymizerConfig = AnonymizerConfig()
+    outbox: OutboxConfig = OutboxConfig()
+    http: HttpConfig = HttpConfig()
+    tasks: tuple[Path, ...] = ()
+    default_task: str = "assistant"
+    state_folder: Path = Path(platformdirs.user_state_dir(APPLICATION))
+    cache_folder: Path = Path(platformdirs.user_cache_dir(APPLICATION))
+    certificates: Path | None = None  # folder of <task>.json
+    scorers: Path | None = None  # folder of <task>.json
+    offline: bool = False  # ask nobody, neither the cloud nor a source of models
+
+
+def load_config(
+    path: Path | None = None,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> EdgeConfig:
+    """Merge the four layers; see :mod:`partition.settings`.
+
+    Args:
+        path: The TOML file; None: no file.
+        flags: What the command line set, nested like the file; an unset flag is absent.
+        environment: Instead of the process's own.
+
+    Raises:
+        SettingsError: The file cannot be read, or a key, value or ``TANDEM_EDGE_`` variable is wrong.
+    """
+    return load_settings(
+        EdgeConfig,
+        path,
+        flags=flags or {},
+        environment=os.environ if environment is None else environment,
+        paths=_PATHS,
+    )
+
+
+_PATHS = frozenset(
+    {
+        ("cloud", "ca"),
+        ("cloud", "certificate"),
+        ("cloud", "key"),
+        ("state_folder",),
+        ("cache_folder",),
+        ("certificates",),
+        ("scorers",),
+        ("tasks",),
+    }
+)
