@@ -5,6 +5,9 @@ CloudServiceError
  +-- PkiError          the operator corrects keys and certificates
  +-- ModelLoadError    the model cannot be served
  +-- StateStoreError   the database or its key cannot be used
+ +-- RepositoryError   a release cannot be signed, staged or published
+ +-- ReleaseKeyError   a signing key or signature file cannot be used
+ +-- RolloutError      a rollout cannot go on as it was asked to
 
 What a caller is told on the wire is :mod:`protos.errors`.
 """
@@ -30,3 +33,15 @@ class ModelLoadError(CloudServiceError):
 
 class StateStoreError(CloudServiceError):
     """The state database or its master key cannot be used."""
+
+
+class RepositoryError(CloudServiceError):
+    """A release cannot be signed, staged or published; the message says which step is missing."""
+
+
+class ReleaseKeyError(CloudServiceError):
+    """A signing key, public key or signature file is missing, damaged, or would be overwritten."""
+
+
+class RolloutError(CloudServiceError):
+    """A rollout cannot begin, advance or go back as it was asked to."""

@@ -24,6 +24,7 @@ SCHEMA = 1
 PART_BYTES = 1 << 20  # the unit of resume: what a killed download fetches twice at most
 MAX_MANIFEST_BYTES = 1_000_000
 MAX_FILE_BYTES = 64 << 30
+CHANNEL_LIMIT = 1000  # of one release
 RELEASE_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"  # no dot: "<release>.tmp" is the installer's
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 PATH_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$"
