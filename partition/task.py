@@ -240,15 +240,23 @@ class _TaskFile(_Section):
 
 
 def _line_of_key(source: str, key: str) -> int:
-    """Find the line (from 1) on which a dotted key is set, or its table begins; 1 when neither is there."""
-    *tables, name = key.split(".")
-    current: list[str] = []
-    line_of_table = 1
+    """Find the line (from 1) on which a dotted key is set, or what holds it begins; 1 when neither is there."""
+    wanted = key.split(".")
+    table: list[str] = []
+    line_of_holder, length_of_holder = 1, 0
     for number, line in enumerate(source.splitlines(), start=1):
         if header := re.match(r"\s*\[([^\[\]]+)\]", line):
-            current = [part.strip() for part in header[1].split(".")]
-            if current == tables or current == [*tables, name]:
-                line_of_table = number
-        elif current == tables and re.match(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=", line):
-            return number
-    return line_of_table
+            here = table = _parts(header[1])
+        elif assignment := re.match(r"\s*([\w.\"' -]+?)\s*=", line):
+            here = table + _parts(assignment[1])
+            if here == wanted:
+                return number
+        else:
+            continue
+        if length_of_holder < len(here) and here == wanted[: len(here)]:
+            line_of_holder, length_of_holder = number, len(here)
+    return line_of_holder
+
+
+def _parts(dotted: str) -> list[str]:
+    return [part.strip(" \t\"'") for part in dotted.split(".")]
