@@ -48,12 +48,14 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def run_script(
-    group: click.Group, expected: tuple[type[Exception], ...], arguments: list[str] | None = None
+    command: click.Command,
+    expected: tuple[type[Exception], ...],
+    arguments: list[str] | None = None,
 ) -> int:
     """Run a command and turn whatever happens into an exit code.
 
     Args:
-        group: The command.
+        command: What to run.
         expected: Roots of the errors whose message is a sentence for the user.
         arguments: Of the command line; None: those of this process.
 
@@ -62,7 +64,7 @@ def run_script(
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        group.main(args=words, standalone_mode=False)
+        command.main(args=words, standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
