@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from partition.errors import CalibrationError
 from partition.fingerprint import Loss
@@ -15,6 +15,7 @@ from partition.fingerprint import Loss
 _FINGERPRINT = r"^[0-9a-f]{64}$"
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Count = Annotated[int, Field(ge=0)]
+_Errors = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -194,7 +195,7 @@ class _FrontierPart(_Part):
     threshold: _Finite | None
     local_share: _Share
     n: _Count
-    errors: Annotated[float, Field(ge=0)]
+    errors: _Errors
     error_upper_bound: _Share | None
     delta: _Share
 
@@ -205,7 +206,7 @@ class _SlicePart(_Part):
     num_test: _Count
     local_share: _Share
     n: _Count
-    errors: Annotated[float, Field(ge=0)]
+    errors: _Errors
     observed_error: _Share | None
     error_upper_bound: _Share | None
     status: Status
@@ -227,7 +228,7 @@ class _CertificateFile(_Part):
     loss: Loss = Loss.ERROR
     bound: bool = False
     procedure: Procedure = Procedure.SPLIT_FIXED_SEQUENCE
-    errors: Annotated[float, Field(ge=0)] = 0
+    errors: _Errors = 0
     num_records: _Count = 0
     num_dev: _Count = 0
     num_test: _Count = 0
@@ -237,6 +238,12 @@ class _CertificateFile(_Part):
     stricter_thresholds: tuple[_Finite, ...] = ()
     slices: tuple[_SlicePart, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _claims_agree(self) -> Self:
+        if self.status is Status.NOT_CERTIFIED and self.threshold is not None:
+            raise ValueError("`threshold` must be null where nothing is certified")
+        return self
 
     def to_certificate(self) -> Certificate:
         names = set(_CertificateFile.model_fields) - {"frontier", "slices"}

@@ -119,8 +119,11 @@ class Scorer:
 
     def save(self, path: Path) -> None:
         """Write the scorer as JSON; :meth:`load` gives an equal one."""
-        document = _ScorerFile.from_scorer(self).model_dump_json(indent=1)
-        path.write_text(document + "\n", encoding="utf-8")
+        path.write_text(self.to_json(), encoding="utf-8")
+
+    def to_json(self) -> str:
+        """The scorer as indented JSON."""
+        return _ScorerFile.from_scorer(self).model_dump_json(indent=1) + "\n"
 
 
 def sigmoid(logit: float) -> float:

@@ -1,0 +1,146 @@
+"""Train a scorer on labelled answers. Needs scikit-learn, which only the ``train`` extra brings.
+
+L2 logistic regression on standardised features, its strength chosen by five-fold log-loss. Everything that is estimated
+afterwards on the same records uses out-of-fold scores, because scores of records that were trained on look too good.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+
+from partition.calibration import Division
+from partition.display_calibration import fit_display
+from partition.errors import CalibrationError
+from partition.records import Record
+from partition.scorer import RAW, Scorer
+
+_NUM_FOLDS = 5
+_STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+_MIN_EACH = 10  # right and wrong answers; with fewer there is nothing to learn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A scorer, and what each of its own training records would have got from a scorer that had not seen it."""
+
+    scorer: Scorer
+    out_of_fold: tuple[float, ...]
+
+
+def train(records: Sequence[Record]) -> Training:
+    """Fit a scorer.
+
+    Args:
+        records: Of one task, independent of each other, with features.
+
+    Raises:
+        CalibrationError: No features, or too few right or wrong answers to learn the difference.
+    """
+    right = np.array([record.loss < 0.5 for record in records], dtype=np.bool_)
+    if min(right.sum(), (~right).sum()) < _MIN_EACH:
+        raise CalibrationError(
+            f"{int(right.sum())} right and {int((~right).sum())} wrong dev records: a scorer needs {_MIN_EACH} of each; "
+            "label more, or calibrate without --train-scorer"
+        )
+    names = sorted({name for record in records for name, _ in record.features})
+    if not names:
+        raise CalibrationError(
+            "the records have no `features`; write them with `edge-agent run --record`, or calibrate without --train-scorer"
+        )
+    values = _matrix(records, names)
+    folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=0)
+    splits = list(folds.split(values, right))
+    best: tuple[float, float, NDArray[np.float64]] | None = None
+    for strength in _STRENGTHS:
+        scores = np.empty(len(records))
+        for seen, held_out in splits:
+            fold = _fit(values[seen], right[seen], names, strength)
+            scores[held_out] = [_score(fold, row) for row in values[held_out]]
+        log_loss = float(np.mean(np.logaddexp(0.0, np.where(right, -scores, scores))))
+        if best is None or log_loss < best[0]:
+            best = (log_loss, strength, scores)
+    assert best is not None  # there is at least one strength
+    _, strength, scores = best
+    fitted = _fit(values, right, names, strength)
+    scorer = replace(
+        fitted,
+        task=records[0].task,
+        display=fit_display(scores, right),
+        num_records=len(records),
+    )
+    return Training(scorer=scorer, out_of_fold=tuple(float(score) for score in scores))
+
+
+def train_on_dev(division: Division) -> tuple[Scorer, Division]:
+    """Train on the dev records, and give every record the score it would get: out-of-fold on dev, final on test.
+
+    Raises:
+        CalibrationError: As :func:`train`.
+    """
+    training = train(division.dev)
+    dev = tuple(
+        replace(record, score=score)
+        for record, score in zip(division.dev, training.out_of_fold, strict=True)
+    )
+    return training.scorer, replace(
+        division, dev=dev, test=rescored(division.test, training.scorer)
+    )
+
+
+def rescored(records: Sequence[Record], scorer: Scorer) -> tuple[Record, ...]:
+    """The same records with the scorer's raw logit as score.
+
+    Raises:
+        CalibrationError: A record has no features.
+    """
+    for record in records:
+        if not record.features:
+            raise CalibrationError(
+                f"line {record.line}, key 'features': missing; a scorer needs them, write records with `edge-agent run --record`"
+            )
+    return tuple(
+        replace(record, score=scorer.score(record.features), probability=None) for record in records
+    )
+
+
+def _matrix(records: Sequence[Record], names: Sequence[str]) -> NDArray[np.float64]:
+    """Features ``(records, names)``, NaN where missing."""
+    rows = [dict(record.features) for record in records]
+    return np.array([[row.get(name, math.nan) for name in names] for row in rows])
+
+
+def _fit(
+    values: NDArray[np.float64], right: NDArray[np.bool_], names: Sequence[str], strength: float
+) -> Scorer:
+    missing = np.isnan(values)
+    counts = np.maximum((~missing).sum(axis=0), 1)
+    mean = np.where(missing, 0.0, values).sum(axis=0) / counts
+    centred = np.where(missing, 0.0, values - mean)
+    deviation = np.sqrt((centred**2).sum(axis=0) / counts)
+    scale = np.where(deviation > 1e-12, deviation, 1.0)
+    design = np.hstack([centred / scale, missing.astype(np.float64)])
+    model = LogisticRegression(C=strength, max_iter=2000)
+    model.fit(design, right)
+    coefficients = model.coef_[0]
+    width = len(names)
+    return Scorer(
+        task="",
+        names=tuple(names),
+        mean=tuple(map(float, mean)),
+        scale=tuple(map(float, scale)),
+        coefficients=tuple(map(float, coefficients[:width])),
+        missing_coefficients=tuple(map(float, coefficients[width:])),
+        intercept=float(model.intercept_[0]),
+        display=RAW,
+    )
+
+
+def _score(scorer: Scorer, row: NDArray[np.float64]) -> float:
+    return scorer.score(zip(scorer.names, map(float, row), strict=True))
