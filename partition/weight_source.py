@@ -95,6 +95,15 @@ class GGUFWeights:
         return foreign, tensor
 
 
+def open_weights(path: Path) -> WeightSource:
+    """Open a GGUF file.
+
+    Raises:
+        ModelFileError: It is damaged or of a kind we do not read.
+    """
+    return GGUFWeights.open(path)
+
+
 def load_state(source: WeightSource) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
     """Yield every weight as float32 under its transformers name, one at a time; a tied head is left out.
 

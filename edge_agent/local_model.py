@@ -1,0 +1,211 @@
+"""The small model on the device: answers a task's prompt, with everything that tells how sure it is."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edge_agent.errors import RequestStoppedError
+from edge_agent.flow import LabelScore, LocalAnswer, Request
+from partition.task import Message, Task, TaskKind
+
+if TYPE_CHECKING:
+    from partition.generation import Generator, Prefill
+    from partition.stages.onnx_stage import OnnxStage
+    from partition.stages.stage_range import Precision
+    from partition.tokenizer import Tokenizer
+
+_NUM_SESSIONS: Final = 2  # conversations whose caches are kept: a task's, and a chat's beside it
+
+
+class LocalModel:
+    """One model that answers one request at a time. Thread-safe: a second caller waits."""
+
+    def __init__(self, stage: OnnxStage, tokenizer: Tokenizer, generator: Generator) -> None:
+        """Put the parts together; :meth:`open` makes them."""
+        import onnxruntime
+
+        self._lock = threading.Lock()
+        self._stage = stage
+        self._tokenizer = tokenizer
+        self._generator = generator
+        parts = (
+            stage.fingerprint,
+            tokenizer.sha256,
+            tokenizer.chat.sha256,
+            onnxruntime.__version__,
+        )
+        self.fingerprint = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        threads: int,
+        max_memory_mb: int | None,
+        context_tokens: int,
+        cache_dir: Path,
+        precision: Precision | None = None,
+    ) -> LocalModel:
+        """Load a model; the first time, build its graph into the cache.
+
+        Args:
+            path: A GGUF file, or a folder with ``config.json``, safetensors and ``tokenizer.json``.
+            threads: Threads the model may use.
+            max_memory_mb: Refuse a model that would need more, its caches at full length included; None: no limit.
+            context_tokens: Longest prompt and answer together; at most what the model was trained for.
+            cache_dir: Where built graphs are kept.
+            precision: What to compute in; None: the default.
+
+        Raises:
+            ModelFileError: The file is damaged, or the cache cannot be written.
+            MemoryLimitError: It would need more than ``max_memory_mb``.
+        """
+        from partition.generation import Generator
+        from partition.stages.onnx_stage import OnnxStage
+        from partition.stages.stage_range import Precision
+        from partition.tokenizer import Tokenizer
+        from partition.weight_source import open_weights
+
+        source = open_weights(path)
+        tokenizer = Tokenizer.open(path)
+        stage = OnnxStage.open(
+            source,
+            precision=precision or Precision.FLOAT32,
+            threads=threads,
+            context_tokens=context_tokens,
+            cache_dir=cache_dir,
+            max_memory_bytes=None if max_memory_mb is None else max_memory_mb << 20,
+            num_sessions=_NUM_SESSIONS,
+        )
+        generator = Generator(
+            stage,
+            tokenizer,
+            context_tokens=stage.context_tokens,
+            num_sessions=_NUM_SESSIONS,
+        )
+        return cls(stage, tokenizer, generator)
+
+    def answer(
+        self,
+        messages: tuple[Message, ...],
+        task: Task,
+        request: Request,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> LocalAnswer:
+        """Answer one request.
+
+        Args:
+            messages: The prompt, as :meth:`partition.task.Task.render` makes it.
+            task: Decides between choosing a label and writing text.
+            request: Its sampling settings and limits; its text is not looked at.
+            on_text: Called with each piece of the answer as it comes, in this thread.
+            cancel: Set by another thread when nobody waits any more.
+
+        Raises:
+            ContextLengthError: The prompt is longer than the context.
+            RequestStoppedError: ``cancel`` was set before the answer began.
+            ModelFileError: The chat template refuses the order of the roles.
+        """
+        from partition.generation import StoppedError
+
+        prompt = self._tokenizer.chat.render(messages)
+        ids = self._tokenizer.encode(prompt, with_specials=True)
+        with self._lock:
+            try:
+                prefill = self._generator.prefill(ids, cancel=cancel)
+            except StoppedError as error:
+                raise RequestStoppedError(
+                    "the request was given up before the model answered; ask again"
+                ) from error
+            if task.kind is TaskKind.CLASSIFY:
+                answer = self._choose_label(prefill, task)
+                if on_text is not None:
+                    on_text(answer.text)
+                return answer
+            return self._write(prefill, task, request, on_text, cancel)
+
+    def close(self) -> None:
+        """Free memory and threads, after the answer that is being written. A second call does nothing."""
+        with self._lock:
+            self._stage.close()
+
+    def _choose_label(self, prefill: Prefill, task: Task) -> LocalAnswer:
+        candidates = self._label_ids(task)
+        scored = self._generator.score(prefill, candidates)
+        sums = [sum(log_probabilities) for log_probabilities in scored]
+        best = max(range(len(sums)), key=sums.__getitem__)  # the first of equals
+        return LocalAnswer(
+            text=task.labels[best],
+            token_log_probabilities=scored[best],
+            label_scores=tuple(
+                LabelScore(label=label, log_probability=total)
+                for label, total in zip(task.labels, sums, strict=True)
+            ),
+            first_entropy=_entropy(prefill),
+            num_input_tokens=prefill.num_tokens,
+            num_cached_tokens=prefill.num_cached_tokens,
+            num_output_tokens=len(candidates[best]),
+            hidden=tuple(prefill.features.tolist()),
+        )
+
+    def _label_ids(self, task: Task) -> list[tuple[int, ...]]:
+        candidates = [self._tokenizer.encode(label) for label in task.labels]
+        # Where one label begins another ("no", "no change") only the end of the turn tells them apart.
+        is_prefix = any(
+            one != other and other[: len(one)] == one for one in candidates for other in candidates
+        )
+        if is_prefix:
+            end = (min(self._tokenizer.end_ids),)
+            candidates = [(*candidate, *end) for candidate in candidates]
+        return candidates
+
+    def _write(
+        self,
+        prefill: Prefill,
+        task: Task,
+        request: Request,
+        on_text: Callable[[str], None] | None,
+        cancel: threading.Event | None,
+    ) -> LocalAnswer:
+        from partition.sampling import SamplingRule
+
+        limit = task.limits.max_output_tokens
+        if request.max_output_tokens is not None:
+            limit = min(limit, request.max_output_tokens)
+        written = self._generator.generate(
+            prefill,
+            rule=SamplingRule(
+                temperature=request.temperature, top_p=request.top_p, seed=request.seed
+            ),
+            max_new_tokens=limit,
+            stops=request.stop,
+            on_text=on_text,
+            cancel=cancel,
+        )
+        return LocalAnswer(
+            text=written.text,
+            token_log_probabilities=written.log_probabilities,
+            first_entropy=_entropy(prefill),
+            num_input_tokens=prefill.num_tokens,
+            num_cached_tokens=prefill.num_cached_tokens,
+            num_output_tokens=len(written.ids),
+            truncated=written.truncated,
+            hidden=tuple(prefill.features.tolist()),
+        )
+
+
+def _entropy(prefill: Prefill) -> float:
+    """Nats, of the distribution of the first answer token."""
+    import numpy as np
+
+    from partition.sampling import log_softmax
+
+    log_probabilities = log_softmax(prefill.logits)
+    return float(-(np.exp(log_probabilities) * log_probabilities).sum())

@@ -1,0 +1,228 @@
+"""A stage that ONNX Runtime computes; the device's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from partition.errors import (
+    ContextLengthError,
+    MemoryLimitError,
+    ModelFileError,
+    NeedPrefillError,
+)
+from partition.spec import ModelSpec
+from partition.stages.embedding import TokenEmbedding
+from partition.stages.kv_cache import KVCache
+from partition.stages.stage import Floats, StageOutput
+from partition.stages.stage_files import StageFiles, build_stage_files
+from partition.stages.stage_range import Precision, StageRange
+from partition.weight_source import WeightSource
+
+_CHUNK_TOKENS: Final = (
+    256  # positions of one run, so that a long prompt needs no more workspace than a short one
+)
+_RUNTIME_BYTES: Final = 64 << 20  # ONNX Runtime itself and its arenas, measured on x86-64 Linux
+
+
+class OnnxStage:
+    """Layers ``[start, end)`` on ONNX Runtime; implements :class:`partition.stages.stage.Stage`. Not thread-safe."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        stage: StageRange,
+        files: StageFiles,
+        *,
+        threads: int,
+        context_tokens: int,
+    ) -> None:
+        """Load the files of a built stage; see :meth:`open` for the arguments and errors."""
+        import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
+
+        self.spec = spec
+        self.stage = stage
+        self.fingerprint = files.fingerprint
+        self.context_tokens = context_tokens
+        self._caches: dict[str, KVCache] = {}
+        self._embedding: TokenEmbedding | None = None
+        if stage.has_embedding:
+            self._embedding = TokenEmbedding(files.folder, factor=spec.embedding_scale)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors only; its warnings name nodes, not causes
+        options.enable_mem_pattern = False  # every prompt has another length
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                files.graph, options, providers=["CPUExecutionProvider"]
+            )
+        except (Fail, InvalidGraph, InvalidProtobuf) as error:
+            raise ModelFileError(
+                f"{files.folder}: ONNX Runtime refuses the graph; delete the folder, it will be built again"
+            ) from error
+
+    @classmethod
+    def open(
+        cls,
+        source: WeightSource,
+        stage: StageRange | None = None,
+        *,
+        precision: Precision,
+        threads: int,
+        context_tokens: int,
+        cache_dir: Path,
+        max_memory_bytes: int | None = None,
+        num_sessions: int = 1,
+    ) -> OnnxStage:
+        """Build or find a stage, and load it.
+
+        Args:
+            source: The model's weights.
+            stage: Which layers; None: all.
+            precision: What to compute in.
+            threads: Threads ONNX Runtime may use.
+            context_tokens: Longest session, in positions; at most what the model was trained for.
+            cache_dir: Where built stages are kept.
+            max_memory_bytes: Refuse to load what would need more.
+            num_sessions: How many sessions of full length count towards it.
+
+        Raises:
+            ModelFileError: The weights are damaged, or the cache cannot be written.
+            MemoryLimitError: It would need more than ``max_memory_bytes``.
+        """
+        spec = source.spec
+        stage = stage or StageRange(start=0, end=spec.num_layers, num_layers=spec.num_layers)
+        files = build_stage_files(source, stage, precision=precision, cache_dir=cache_dir)
+        context_tokens = min(context_tokens, files.context_tokens)
+        needed = _needed_bytes(spec, stage, files, context_tokens, num_sessions)
+        if max_memory_bytes is not None and needed > max_memory_bytes:
+            raise MemoryLimitError(
+                f"the model with {context_tokens} tokens of context needs {needed >> 20} MB and {max_memory_bytes >> 20} MB are allowed; "
+                "raise max_memory_mb, shorten the context or choose a smaller model"
+            )
+        return cls(spec, stage, files, threads=threads, context_tokens=context_tokens)
+
+    def extend(
+        self,
+        session: str,
+        inputs: npt.NDArray[np.int32] | Floats,
+        *,
+        base_len: int,
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> StageOutput:
+        """See :class:`partition.stages.stage.Stage`."""
+        num_new = len(inputs)
+        cache = self._cache(session, base_len, num_new)
+        if rows is None:
+            rows = np.array([num_new - 1], np.int64)
+        outputs = []
+        for start in range(0, num_new, _CHUNK_TOKENS):
+            end = min(start + _CHUNK_TOKENS, num_new)
+            piece = rows[(rows >= start) & (rows < end)] - start
+            outputs.append(self._run(cache, inputs[start:end], piece))
+        return _joined(outputs)
+
+    def rewind(self, session: str, length: int) -> None:
+        """See :class:`partition.stages.stage.Stage`."""
+        cached = self.length(session)
+        if length > cached:
+            raise NeedPrefillError(
+                f"{cached} positions are cached and {length} were expected; send the prompt again"
+            )
+        if session in self._caches:
+            self._caches[session].length = length
+
+    def length(self, session: str) -> int:
+        """See :class:`partition.stages.stage.Stage`."""
+        cache = self._caches.get(session)
+        return 0 if cache is None else cache.length
+
+    def forget(self, session: str) -> None:
+        """See :class:`partition.stages.stage.Stage`."""
+        self._caches.pop(session, None)
+
+    def close(self) -> None:
+        """See :class:`partition.stages.stage.Stage`."""
+        self._caches.clear()
+        self._session = None
+        self._embedding = None
+
+    def _cache(self, session: str, base_len: int, num_new: int) -> KVCache:
+        if num_new < 1:
+            raise ValueError("a stage is extended by one position at least")
+        if base_len + num_new > self.context_tokens:
+            raise ContextLengthError(
+                f"{base_len + num_new} tokens do not fit into the context of {self.context_tokens}; shorten the input"
+            )
+        self.rewind(session, base_len)
+        cache = self._caches.get(session)
+        if cache is None:
+            cache = KVCache(self.spec, self.stage, max_tokens=self.context_tokens)
+            self._caches[session] = cache
+        cache.reserve(base_len + num_new)
+        return cache
+
+    def _run(
+        self,
+        cache: KVCache,
+        inputs: npt.NDArray[np.int32] | Floats,
+        rows: npt.NDArray[np.int64],
+    ) -> StageOutput:
+        hidden = self._embedded(inputs)
+        total = cache.length + len(inputs)
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("hidden", hidden[None])
+        binding.bind_cpu_input("last_position", np.array([total - 1], np.int32))
+        binding.bind_cpu_input("total_length", np.array(total, np.int32))
+        if self.stage.has_head:
+            binding.bind_cpu_input("rows", rows)
+            binding.bind_output("logits")
+            binding.bind_output("features")
+        else:
+            binding.bind_output("hidden_out")
+        for name, buffer in cache.buffers.items():
+            binding.bind_ortvalue_input(name, buffer)
+            binding.bind_ortvalue_output(f"present_{name}", buffer)
+        self._session.run_with_iobinding(binding)
+        cache.length = total
+        results = binding.get_outputs()
+        if self.stage.has_head:
+            return StageOutput(logits=results[0].numpy(), features=results[1].numpy())
+        return StageOutput(hidden=results[0].numpy()[0])
+
+    def _embedded(self, inputs: npt.NDArray[np.int32] | Floats) -> Floats:
+        if self._embedding is None:
+            return np.ascontiguousarray(inputs, np.float32)
+        if np.any(inputs < 0) or np.any(inputs >= self._embedding.vocab_size):
+            raise ValueError("a token id lies outside the vocabulary")
+        return self._embedding.look_up(np.asarray(inputs, np.int32))
+
+
+def _needed_bytes(
+    spec: ModelSpec, stage: StageRange, files: StageFiles, context_tokens: int, num_sessions: int
+) -> int:
+    caches = num_sessions * spec.kv_bytes_per_token(stage.count, 4) * context_tokens
+    # The widest intermediate results of a chunk: gate, up and their product; scores of one layer.
+    widest = 6 * spec.intermediate_size + spec.num_heads * min(context_tokens, 4096)
+    workspace = 4 * _CHUNK_TOKENS * widest + (8 * spec.vocab_size if stage.has_head else 0)
+    return files.weights_bytes + caches + workspace + _RUNTIME_BYTES
+
+
+def _joined(outputs: list[StageOutput]) -> StageOutput:
+    if len(outputs) == 1:
+        return outputs[0]
+
+    def join(parts: list[Floats | None]) -> Floats | None:
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known) if known else None
+
+    return StageOutput(
+        hidden=join([output.hidden for output in outputs]),
+        logits=join([output.logits for output in outputs]),
+        features=join([output.features for output in outputs]),
+    )

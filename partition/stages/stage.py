@@ -1,0 +1,62 @@
+"""What every stage offers, on the device and in the cloud: extend a session, take positions back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class StageOutput:
+    """What one call computed; the arrays belong to the caller."""
+
+    hidden: Floats | None = None  # (new, hidden_size), of a stage without the head
+    logits: Floats | None = None  # (rows, vocab_size), of a stage with the head
+    features: Floats | None = None  # (rows, hidden_size), the residual stream before the last norm
+
+
+class Stage(Protocol):
+    """Layers ``[start, end)`` of one model with their KV caches. Not thread-safe."""
+
+    def extend(
+        self,
+        session: str,
+        inputs: npt.NDArray[np.int32] | Floats,
+        *,
+        base_len: int,
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> StageOutput:
+        """Append positions to one KV cache and run them.
+
+        Args:
+            session: Whose cache; an unknown one starts empty.
+            inputs: Token ids ``(new,) int32`` for a first stage, else hidden states ``(new, hidden_size) float32``.
+            base_len: Positions the caller believes are cached. Of more, the rest is forgotten first, which makes a
+                repeated call harmless.
+            rows: Which of the new positions to put through the head; None: the last. Of no use without a head.
+
+        Raises:
+            NeedPrefillError: Fewer than ``base_len`` positions are cached; send the prompt again.
+            ContextLengthError: The positions would not fit into the context.
+        """
+
+    def rewind(self, session: str, length: int) -> None:
+        """Forget all but the first ``length`` positions.
+
+        Raises:
+            NeedPrefillError: There are fewer.
+        """
+
+    def length(self, session: str) -> int:
+        """Positions cached for a session; 0 for an unknown one."""
+
+    def forget(self, session: str) -> None:
+        """Free a session's cache; an unknown one is no error."""
+
+    def close(self) -> None:
+        """Free all memory and threads; the stage is of no further use."""
