@@ -7,24 +7,16 @@ an error. Relative paths are relative to the TOML file, or to the working direct
 from __future__ import annotations
 
 import ipaddress
-import os
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
 
-from cloud_service.errors import ConfigError
+from partition.settings import NESTED, Settings, load_settings
 
 ENVIRONMENT_PREFIX = "TANDEM_CLOUD_"
-NESTED = "__"
 MIB = 1 << 20
 
 _Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
@@ -56,6 +48,7 @@ class ModelConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0  # of the engine; 0: as many as there are cores
     cache_dir: Path | None = None  # of the model store
+    local_dirs: tuple[Path, ...] = ()  # folders that may hold model files, asked before the network
     offline: bool = False  # never fetch a model
 
 
@@ -99,7 +92,7 @@ class StateConfig(_Section):
     outbox_ttl_s: _Positive = 90 * 86400.0
 
 
-class CloudConfig(BaseSettings):
+class CloudConfig(Settings):
     """Everything that can be configured."""
 
     model_config = SettingsConfigDict(
@@ -136,45 +129,21 @@ class CloudConfig(BaseSettings):
             )
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave every source to :func:`load_config`."""
-        return (init_settings,)
-
 
 def load_config(
-    path: Path | None, *, flags: Mapping[str, Any], environment: Mapping[str, str] | None = None
+    path: Path | None, *, flags: Mapping[str, Any], environment: Mapping[str, str]
 ) -> CloudConfig:
     """Merge the sources.
 
     Args:
         path: The TOML file, if there is one.
         flags: Nested mapping of what was given on the command line.
-        environment: Instead of the process's own, for tests.
+        environment: Variables of the process.
 
     Raises:
-        ConfigError: A file, key, value or variable is wrong; the message names it.
+        SettingsError: A file, key, value or variable is wrong; the message names it.
     """
-    variables = dict(os.environ if environment is None else environment)
-    _refuse_unknown_variables(variables)
-    merged: dict[str, Any] = {}
-    if path is not None:
-        merged = _with_absolute_paths(_read_toml(path), path.parent.resolve())
-    _merge(merged, _from_environment(variables))
-    _merge(merged, flags)
-    try:
-        return CloudConfig(**merged)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise ConfigError(f"configuration, key {key!r}: {first['msg']}; correct it") from error
+    return load_settings(CloudConfig, path, flags=flags, environment=environment, paths=_PATHS)
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -194,61 +163,12 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({type(error).__name__}); give the path of a TOML file"
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: no valid TOML: {error}") from error
-
-
-def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
-    # pydantic-settings reads the process's environment; through its source a mapping can be given instead.
-    source = EnvSettingsSource(CloudConfig)
-    source.env_vars = {name.lower(): value for name, value in variables.items()}
-    values: dict[str, Any] = source()
-    return values
-
-
-def _refuse_unknown_variables(variables: Mapping[str, str]) -> None:
-    known = set(_variable_names(CloudConfig, ENVIRONMENT_PREFIX))
-    for name in sorted(variables):
-        if name.upper().startswith(ENVIRONMENT_PREFIX) and name.upper() not in known:
-            raise ConfigError(f"environment variable {name}: no such setting; correct or unset it")
-
-
-def _variable_names(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        variable = prefix + name.upper()
-        yield variable
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _variable_names(field.annotation, variable + NESTED)
-
-
 _PATHS = (
     ("tls", "certificate"),
     ("tls", "key"),
     ("tls", "client_authority"),
     ("model", "cache_dir"),
+    ("model", "local_dirs"),
     ("state", "directory"),
     ("state", "master_key"),
 )
-
-
-def _with_absolute_paths(document: dict[str, Any], folder: Path) -> dict[str, Any]:
-    for section, key in _PATHS:
-        table = document.get(section)
-        if isinstance(table, dict) and isinstance(table.get(key), str):
-            table[key] = str(folder / table[key])
-    return document
-
-
-def _merge(target: dict[str, Any], source: Mapping[str, Any]) -> None:
-    for key, value in source.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = value

@@ -1,0 +1,1 @@
+"""What answers behind the gRPC API; see :mod:`cloud_service.backends.backend`."""

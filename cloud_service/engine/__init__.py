@@ -1,0 +1,1 @@
+"""Runs the large model: queues, steps, sampling. Nothing here knows gRPC."""
