@@ -13,6 +13,7 @@ from edge_agent.errors import InputError
 from edge_agent.flow import KnownValue, Prepared, Request
 from partition.task import Message, Role, Task
 
+PREPROCESS_VERSION = "1"  # part of every certificate's fingerprint: raise it whenever cleaning changes
 LANGUAGES = ("en", "pt", "zh")
 MAX_MESSAGES = 512
 MAX_ID_CHARACTERS = 256

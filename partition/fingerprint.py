@@ -27,11 +27,7 @@ class Loss(enum.StrEnum):
 class Setup:
     """Everything but the scorer that shapes a local answer; versions change whenever behaviour may."""
 
-    weights_sha256: str
-    quantisation: str
-    runtime: str  # name and version
-    execution_provider: str
-    tokenizer_sha256: str
+    model: str  # fingerprint of weights, quantisation, tokenizer, chat template, runtime and execution provider
     prompt_sha256: str  # template, system text, kind and labels: ``Task.prompt_sha256``
     labels: tuple[str, ...] = ()
     decoding: tuple[tuple[str, str], ...] = ()  # name and value of each decoding parameter

@@ -322,11 +322,7 @@ def test_bisection_returns_what_it_certified() -> None:
 
 
 SETUP = Setup(
-    weights_sha256="a" * 64,
-    quantisation="q4_1",
-    runtime="onnxruntime 1.24",
-    execution_provider="CPUExecutionProvider",
-    tokenizer_sha256="b" * 64,
+    model="a" * 64,
     prompt_sha256="c" * 64,
     labels=("normal", "abnormal"),
     decoding=(("temperature", "0"),),
@@ -357,11 +353,7 @@ def test_certificate_covers_its_own_fingerprint() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"weights_sha256": "e" * 64},
-        {"quantisation": "q8_0"},
-        {"runtime": "onnxruntime 1.25"},
-        {"execution_provider": "CUDAExecutionProvider"},
-        {"tokenizer_sha256": "e" * 64},
+        {"model": "e" * 64},
         {"prompt_sha256": "e" * 64},
         {"labels": ("abnormal", "normal")},
         {"decoding": (("temperature", "1"),)},
