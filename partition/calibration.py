@@ -345,7 +345,7 @@ def _notes(
     notes = []
     if is_certified:
         notes.append(
-            f"With {claim.confidence:.4g} confidence, at most {100 * claim.max_error:.4g} % of the answers at or above the "
+            f"With {100 * claim.confidence:.4g} % confidence, at most {100 * claim.max_error:.4g} % of the answers at or above the "
             f"threshold are wrong ({claim.loss}), for requests like these records and for this setup only."
         )
     elif not len(search.test):
