@@ -250,7 +250,7 @@ class ModelSpec:
             config |= {
                 "sliding_window": self.sliding_window,
                 "layer_types": self._layer_types(),
-                "query_pre_attn_scalar": round(self.attention_scale**-2, 6),
+                "query_pre_attn_scalar": round(self.attention_scale**-2),
                 "hidden_activation": "gelu_pytorch_tanh",
             }
         if self.architecture in (Architecture.LLAMA, Architecture.QWEN3):

@@ -14,8 +14,10 @@ import numpy.typing as npt
 from partition.block_formats import QuantizedRows
 from partition.errors import ModelFileError
 from partition.gguf import GGUFFile, GGUFTensor
+from partition.safetensors_folder import SafetensorsFolder
 from partition.spec import ModelSpec
-from partition.weight_names import HEAD, ForeignWeight, gguf_names, rotary_row_order
+from partition.weight_names import ForeignWeight, gguf_names, rotary_row_order
+from partition.weight_shapes import weight_shape
 
 
 class WeightSource(Protocol):
@@ -96,12 +98,12 @@ class GGUFWeights:
 
 
 def open_weights(path: Path) -> WeightSource:
-    """Open a GGUF file.
+    """Open a GGUF file, or a folder of safetensors files.
 
     Raises:
         ModelFileError: It is damaged or of a kind we do not read.
     """
-    return GGUFWeights.open(path)
+    return SafetensorsFolder.open(path) if path.is_dir() else GGUFWeights.open(path)
 
 
 def load_state(source: WeightSource) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
@@ -112,29 +114,6 @@ def load_state(source: WeightSource) -> Iterator[tuple[str, npt.NDArray[np.float
     """
     for name in source.names():
         yield name, source.float32(name)
-
-
-def weight_shape(spec: ModelSpec, name: str) -> tuple[int, ...]:
-    """The shape that a weight of our name must have."""
-    hidden, inner = spec.hidden_size, spec.intermediate_size
-    parts = name.split(".")
-    module, kind = parts[-2], parts[-1]
-    if module in ("embed_tokens", HEAD.partition(".")[0]):
-        return spec.vocab_size, hidden
-    if module in ("q_norm", "k_norm"):
-        return (spec.head_dim,)
-    if module.endswith("norm"):
-        return (hidden,)
-    shape = {
-        "q_proj": (spec.query_size, hidden),
-        "k_proj": (spec.kv_size, hidden),
-        "v_proj": (spec.kv_size, hidden),
-        "o_proj": (hidden, spec.query_size),
-        "gate_proj": (inner, hidden),
-        "up_proj": (inner, hidden),
-        "down_proj": (hidden, inner),
-    }[module]
-    return shape[:1] if kind == "bias" else shape
 
 
 def file_fingerprint(path: Path) -> str:
