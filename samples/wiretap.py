@@ -33,6 +33,7 @@ class Capture:
 
     method: str
     data: bytes
+    is_metadata: bool = False
 
 
 class Wiretap:
@@ -76,21 +77,21 @@ class Wiretap:
         self._server.stop(grace=1).wait()
         self._channel.close()
 
-    def keep(self, method: str, data: bytes) -> None:
-        """Keep some bytes."""
+    def _keep(self, capture: Capture) -> None:
         with self._lock:
-            self._captures.append(Capture(method, data))
+            self._captures.append(capture)
 
     def relay(
         self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         """Pass one call on, whatever its kind, and its answer back."""
         metadata = tuple(context.invocation_metadata())
-        self.keep(method, b"\n".join(f"{key}: {value!r}".encode() for key, value in metadata))
+        lines = b"\n".join(f"{key}: {value!r}".encode() for key, value in metadata)
+        self._keep(Capture(method, lines, is_metadata=True))
 
         def kept() -> Iterator[bytes]:
             for request in requests:
-                self.keep(method, request)
+                self._keep(Capture(method, request))
                 yield request
 
         passed_on = tuple(
