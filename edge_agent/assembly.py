@@ -1,0 +1,128 @@
+"""Puts an agent together from its configuration; the only place that knows every part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_agent.config import EdgeConfig
+from edge_agent.errors import ConfigError
+from edge_agent.preprocess import PREPROCESS_VERSION
+from partition.fingerprint import Setup
+from partition.task import Task, load_tasks
+
+if TYPE_CHECKING:
+    from edge_agent.anonymize.anonymizer import Anonymizer
+    from edge_agent.cloud import Cloud, WireIds
+    from edge_agent.local_model import LocalModel
+    from edge_agent.metrics import Metrics
+    from partition.weights import ModelStore
+
+BUILT_IN_TASKS = Path(__file__).parent / "tasks"
+KEY_FILE = "device.key"
+OUTBOX_FILE = "outbox.db"
+
+
+def assemble(config: EdgeConfig) -> dict[str, Any]:
+    """Make every part; what ``EdgeAgent`` takes, by keyword.
+
+    Raises:
+        ConfigError: A setting does not fit.
+        PartitionError: A task file, model, certificate or scorer is wrong or cannot be had.
+        EdgeError: The key file or the outbox cannot be opened.
+    """
+    tasks = load_tasks(BUILT_IN_TASKS, *config.tasks)
+    if config.default_task not in tasks:
+        raise ConfigError(
+            f"default_task names no task; this agent has {', '.join(sorted(tasks))}; correct the configuration"
+        )
+    # From here on heavy libraries are loaded, each by the part that needs it.
+    from edge_agent.anonymize.anonymizer import Anonymizer
+    from edge_agent.cloud import WireIds
+    from edge_agent.delivery import Delivery
+    from edge_agent.keystore import KeyStore
+    from edge_agent.local_model import LocalModel
+    from edge_agent.metrics import Metrics
+    from edge_agent.outbox import Outbox, OutboxLimits
+    from edge_agent.trust import Trust
+    from partition.weights import ModelStore
+
+    metrics = Metrics()
+    keys = KeyStore.open(config.state_folder / KEY_FILE)
+    wire_ids = WireIds(keys.derive("wire-ids"))
+    store = ModelStore(config.cache_folder, offline=config.offline)
+    anonymizer = Anonymizer.open(
+        store, languages=config.anonymizer.languages, timeout_s=config.anonymizer.timeout_s
+    )
+    model = LocalModel.open(
+        _model_path(store, config.model.name),
+        threads=config.model.threads,
+        max_memory_mb=config.model.max_memory_mb,
+        context_tokens=config.model.context_tokens,
+        cache_dir=config.cache_folder / "stages",
+    )
+    cloud = _make_cloud(config, wire_ids=wire_ids, metrics=metrics)
+    outbox = Outbox(
+        config.state_folder / OUTBOX_FILE,
+        keys=keys,
+        wire_ids=wire_ids,
+        limits=OutboxLimits(
+            max_bytes=config.outbox.max_bytes, max_age_s=config.outbox.max_age_days * 86400
+        ),
+        metrics=metrics,
+    )
+    setups = {name: _setup_of(task, model, anonymizer) for name, task in tasks.items()}
+    return {
+        "tasks": tasks,
+        "default_task": config.default_task,
+        "model": model,
+        "anonymizer": anonymizer,
+        "trust": Trust.load(setups, config.certificates, config.scorers),
+        "cloud": cloud,
+        "delivery": Delivery(outbox, cloud),
+        "metrics": metrics,
+    }
+
+
+def _model_path(store: ModelStore, name: str) -> Path:
+    """Find a model by its name in the store, or as a file."""
+    path = Path(name)
+    if path.suffix == ".gguf" or path.is_dir():
+        return path
+    return store.get(name)
+
+
+def _make_cloud(config: EdgeConfig, *, wire_ids: WireIds, metrics: Metrics) -> Cloud | None:
+    """Make the client of the configured cloud; None when the agent works alone."""
+    settings = config.cloud
+    if config.offline or not settings.target:
+        return None
+    from edge_agent.cloud_client import CloudClient, TlsFiles
+
+    credentials = None
+    if not settings.insecure_loopback:
+        if settings.ca is None or settings.certificate is None or settings.key is None:
+            raise ConfigError(
+                "cloud.target needs cloud.ca, cloud.certificate and cloud.key; `cloud-service init` makes all three"
+            )
+        credentials = TlsFiles(ca=settings.ca, certificate=settings.certificate, key=settings.key)
+    return CloudClient(
+        settings.target,
+        wire_ids=wire_ids,
+        credentials=credentials,
+        insecure_loopback=settings.insecure_loopback,
+        metrics=metrics,
+    )
+
+
+def _setup_of(task: Task, model: LocalModel, anonymizer: Anonymizer) -> Setup:
+    """Collect what a certificate of this task is bound to."""
+    return Setup(
+        model=model.fingerprint,
+        prompt_sha256=task.prompt_sha256,
+        labels=task.labels,
+        decoding=(("temperature", "0"),),
+        preprocess_version=PREPROCESS_VERSION,
+        anonymizer_version=anonymizer.version,
+        language="auto",
+    )
