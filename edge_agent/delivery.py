@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from edge_agent.anonymize.errors import VaultError
 from edge_agent.cancellation import Cancellation
 from edge_agent.cloud import Cloud, GenerateOptions, Outcome
-from edge_agent.errors import ConfigError, InputError, OutboxError
+from edge_agent.errors import ConfigError, InputError, OutboxError, VaultError
 from edge_agent.flow import Answer, Request, Route
 from edge_agent.outbox import Kind, Leased, Outbox, OutboxCounts, State
 from edge_agent.queued import LateAnswer, QueuedReport, QueuedRequest, content_of
@@ -139,8 +138,8 @@ class Delivery:
         """Try again now instead of after the pause; for who has just reached the cloud."""
         self._wake.set()
 
-    def collect(self, request_id: str) -> Answer | None:
-        """Return the restored answer of a queued request, and forget it; None while there is none.
+    def collect(self, request_id: str, *, keep: bool = False) -> Answer | None:
+        """Return the restored answer of a queued request, and forget it unless told to keep it; None while there is none.
 
         Raises:
             InputError: No such request waits or waited here, it was given up, or it was collected already.
@@ -165,7 +164,8 @@ class Delivery:
             raise OutboxError("the stored answer is damaged; ask the request again") from error
         restored = restore(late.text, vault)
         vault.wipe()
-        self._outbox.forget(request_id)
+        if not keep:
+            self._outbox.forget(request_id)
         latency_ms = {
             "outbox": collected.waited_s * 1000,
             "cloud": late.cloud_ms,
@@ -184,6 +184,10 @@ class Delivery:
             num_replaced=late.num_replaced,
             num_unknown_surrogates=restored.num_unknown,
         )
+
+    def forget(self, request_id: str) -> bool:
+        """Delete a queued request or its late answer for good; False when there is none."""
+        return self._outbox.forget(request_id)
 
     def counts(self) -> OutboxCounts:
         """Count what waits, is done, and was given up."""
