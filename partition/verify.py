@@ -104,6 +104,17 @@ class DraftingSession:
         return max(0, self._limit - len(self._ids) - 1)
 
     @property
+    def is_prefilling(self) -> bool:
+        """Whether the cloud lacks more than the last committed token: the next reply takes a prompt's time."""
+        return self._cloud_len < len(self._ids) - 1
+
+    def would_finish(self, more: Sequence[int]) -> bool:
+        """Whether the answer would be finished with these ids behind the committed ones."""
+        if not more:
+            return self.is_finished
+        return len(self._ids) + len(more) >= self._limit or more[-1] in self._end_ids
+
+    @property
     def in_flight(self) -> Extend | None:
         """The frame that waits for its reply; sending it again is harmless."""
         return self._in_flight
@@ -167,6 +178,11 @@ class DraftingSession:
         self._cloud_len = reply.len_after
         self.cached_len = min(self.cached_len, committed + reply.num_accepted)
         return new
+
+    def abandon(self) -> None:
+        """Give the frame in flight up; a late reply to it changes nothing."""
+        self._in_flight = None
+        self.cached_len = min(self.cached_len, len(self._ids))
 
     def check_integrity(self) -> None:
         """Assert what must hold between calls."""
