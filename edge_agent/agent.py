@@ -232,13 +232,20 @@ class EdgeAgent:
             cancel.set()
             worker.join()
 
-    def collect(self, request_id: str) -> Answer | None:
-        """Return the better answer of a QUEUED request once it has come, and forget it; None until then.
+    def collect(self, request_id: str, *, keep: bool = False) -> Answer | None:
+        """Return the better answer of a QUEUED request once it has come; None until then.
+
+        It is forgotten unless ``keep`` is set: then :meth:`forget` deletes it, once the answer has safely arrived elsewhere.
 
         Raises:
-            InputError: No request of that id was ever queued here.
+            InputError: No request of that id waits here, or its answer was collected already.
+            OutboxError: The outbox cannot be read.
         """
-        return self._delivery.collect(request_id)
+        return self._delivery.collect(request_id, keep=keep)
+
+    def forget(self, request_id: str) -> bool:
+        """Delete a QUEUED request, answered or not; False when there is none."""
+        return self._delivery.forget(request_id)
 
     def deliver(self, *, timeout_s: float) -> int:
         """Deliver what waits in the outbox now; return how many items still wait when done or out of time."""
