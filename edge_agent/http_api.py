@@ -349,9 +349,13 @@ class _Endpoints:
         send, receive = anyio.create_memory_object_stream[str | Answer](STREAM_PIECES)
 
         def on_text(text: str) -> None:
-            if cancel.is_set():
-                raise RequestStoppedError("the caller hung up")
-            anyio.from_thread.run(send.send, text)
+            try:
+                if not cancel.is_set():
+                    anyio.from_thread.run(send.send, text)
+                    return
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                pass  # nobody reads any more
+            raise RequestStoppedError("the caller hung up")
 
         async def work() -> None:
             async with send:

@@ -139,7 +139,7 @@ def served() -> Iterator[tuple[SimulatedAgent, int]]:
         yield agent, port
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def agent(served: tuple[SimulatedAgent, int]) -> SimulatedAgent:
     agent = served[0]
     agent.reset()
@@ -151,10 +151,10 @@ def port(served: tuple[SimulatedAgent, int]) -> int:
     return served[1]
 
 
-@pytest.fixture
-def client(port: int) -> Iterator[openai.OpenAI]:
+@pytest.fixture(scope="module")
+def client(served: tuple[SimulatedAgent, int]) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
-        base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0
+        base_url=f"http://127.0.0.1:{served[1]}/v1", api_key="none", max_retries=0
     ) as client:
         yield client
 
