@@ -84,8 +84,20 @@ def create_authority(root: Path, *, hosts: Sequence[str] = DEFAULT_HOSTS) -> Cer
     return folder
 
 
-def issue_device(root: Path, identity: Identity, *, days: int = DEVICE_DAYS) -> KeyPair:
+def issue_device(
+    root: Path,
+    identity: Identity,
+    *,
+    days: int = DEVICE_DAYS,
+    now: dt.datetime | None = None,
+) -> KeyPair:
     """Make the certificate of one device, signed by the authority in ``root``.
+
+    Args:
+        root: The folder of :func:`create_authority`.
+        identity: Who it will be.
+        days: Until it expires.
+        now: When it becomes valid; None: now.
 
     Raises:
         PkiError: The authority is missing, a name is no DNS label, or the device has a certificate already.
@@ -98,7 +110,7 @@ def issue_device(root: Path, identity: Identity, *, days: int = DEVICE_DAYS) -> 
     pair = folder.device(identity)
     _refuse_to_overwrite(pair)
     names: list[x509.GeneralName] = [x509.DNSName(identity.dns_name)]
-    _issue(folder, pair, names, ExtendedKeyUsageOID.CLIENT_AUTH, days)
+    _issue(folder, pair, names, ExtendedKeyUsageOID.CLIENT_AUTH, days, now)
     return pair
 
 
@@ -108,12 +120,13 @@ def _issue(
     names: Sequence[x509.GeneralName],
     usage: x509.ObjectIdentifier,
     days: int,
+    now: dt.datetime | None = None,
 ) -> None:
     authority, authority_key = _load_authority(folder.authority)
     key = ec.generate_private_key(ec.SECP256R1())
     # Who it is stands in the alternative name only: two places could disagree.
     subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tandem")])
-    builder = _builder(subject=subject, issuer=authority.subject, key=key, days=days)
+    builder = _builder(subject=subject, issuer=authority.subject, key=key, days=days, now=now)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
     builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -138,9 +151,14 @@ def _load_authority(pair: KeyPair) -> tuple[x509.Certificate, ec.EllipticCurvePr
 
 
 def _builder(
-    *, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
+    *,
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    days: int,
+    now: dt.datetime | None = None,
 ) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC)
+    now = now or dt.datetime.now(dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -209,7 +209,8 @@ def from_status(status: status_pb2.Status) -> WireError:
 
 def from_rpc_error(error: grpc.RpcError) -> WireError:
     """Make the error that a failed call tells of, rich when the peer was ours, by its code otherwise."""
-    if not isinstance(error, grpc.Call):
+    # What grpc.aio raises is no grpc.Call, though it has all that is needed of one.
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
         return UnavailableError("the call failed before it reached the network; try again")
     try:
         status = rpc_status.from_call(error)
