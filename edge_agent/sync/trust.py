@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tuf.api.exceptions import (
@@ -59,6 +58,7 @@ class Release:
     """A signed release of this device's channel."""
 
     manifest: Manifest
+    manifest_bytes: bytes  # as they were signed
     manifest_sha256: str
     min_release_counter: int
 
@@ -169,6 +169,7 @@ class TrustedRepository:
             raise RefusedError(f"the manifest of {name} is another release's", "mix_and_match")
         return Release(
             manifest=manifest,
+            manifest_bytes=data,
             manifest_sha256=hashlib.sha256(data).hexdigest(),
             min_release_counter=custom.min_release_counter,
         )
@@ -249,7 +250,7 @@ class _Fetcher(FetcherInterface):
         handling. Only "not found" may look like 404, which means "no newer root": a login that expired and looked
         like 403 would hide a rotation of keys.
         """
-        name = urlsplit(url).path.rsplit("/", 1)[-1]
+        name = url.rsplit("/", 1)[-1]
         try:
             return iter((self._transport.get_metadata(name),))
         except NotFoundError as error:
