@@ -29,19 +29,22 @@ _HEADER = struct.Struct(">BI")
 class Envelope:
     """Seals and opens values of tenants inside a transaction of the state store.
 
-    Data keys are kept in memory once unwrapped; one thread at a time (that of the store) uses an instance.
+    Data keys are kept in memory once unwrapped. The store's threads may share an instance.
     """
 
     def __init__(self, master_key: bytes) -> None:
         self._master = AESGCM(master_key)
-        self._keys: dict[tuple[str, int], AESGCM] = {}
+        self._keys: dict[bytes, AESGCM] = {}
 
     def seal(self, connection: sa.Connection, tenant: str, purpose: str, plain: bytes) -> bytes:
         """Encrypt for a tenant; makes the tenant's first key where there is none."""
-        number = self._newest_number(connection, tenant)
-        header = _HEADER.pack(_VERSION, number)
+        if self._newest(connection, tenant) is None:
+            self.rotate(connection, tenant)
+        newest = self._newest(connection, tenant)
+        assert newest is not None
+        header = _HEADER.pack(_VERSION, newest.number)
         nonce = secrets.token_bytes(NONCE_BYTES)
-        key = self._key(connection, tenant, number)
+        key = self._unwrap(tenant, newest.number, newest.wrapped)
         return header + nonce + key.encrypt(nonce, plain, _bind(header, tenant, purpose))
 
     def open(self, connection: sa.Connection, tenant: str, purpose: str, sealed: bytes) -> bytes:
@@ -54,7 +57,14 @@ class Envelope:
         if len(header) < _HEADER.size or header[0] != _VERSION or len(body) < NONCE_BYTES:
             raise StateStoreError("a sealed value is damaged; restore the state database")
         _, number = _HEADER.unpack(header)
-        key = self._key(connection, tenant, number)
+        wrapped = connection.scalar(
+            sa.select(TENANT_KEYS.c.wrapped).where(
+                TENANT_KEYS.c.tenant == tenant, TENANT_KEYS.c.number == number
+            )
+        )
+        if wrapped is None:
+            raise StateStoreError("a tenant's data key is missing; restore the state database")
+        key = self._unwrap(tenant, number, wrapped)
         try:
             return key.decrypt(
                 body[:NONCE_BYTES], body[NONCE_BYTES:], _bind(header, tenant, purpose)
@@ -66,10 +76,8 @@ class Envelope:
 
     def rotate(self, connection: sa.Connection, tenant: str) -> int:
         """Make a new key for what is sealed from now on; older values still open. Returns the key's number."""
-        newest = connection.scalar(
-            sa.select(sa.func.max(TENANT_KEYS.c.number)).where(TENANT_KEYS.c.tenant == tenant)
-        )
-        number = 1 if newest is None else newest + 1
+        newest = self._newest(connection, tenant)
+        number = 1 if newest is None else newest.number + 1
         nonce = secrets.token_bytes(NONCE_BYTES)
         wrapped = nonce + self._master.encrypt(
             nonce, secrets.token_bytes(KEY_BYTES), _bind(b"", tenant, f"key {number}")
@@ -79,22 +87,18 @@ class Envelope:
         )
         return number
 
-    def _newest_number(self, connection: sa.Connection, tenant: str) -> int:
-        newest = connection.scalar(
-            sa.select(sa.func.max(TENANT_KEYS.c.number)).where(TENANT_KEYS.c.tenant == tenant)
-        )
-        return self.rotate(connection, tenant) if newest is None else int(newest)
+    def _newest(self, connection: sa.Connection, tenant: str) -> sa.Row[tuple[int, bytes]] | None:
+        return connection.execute(
+            sa.select(TENANT_KEYS.c.number, TENANT_KEYS.c.wrapped)
+            .where(TENANT_KEYS.c.tenant == tenant)
+            .order_by(TENANT_KEYS.c.number.desc())
+            .limit(1)
+        ).one_or_none()
 
-    def _key(self, connection: sa.Connection, tenant: str, number: int) -> AESGCM:
-        if (known := self._keys.get((tenant, number))) is not None:
+    def _unwrap(self, tenant: str, number: int, wrapped: bytes) -> AESGCM:
+        # Remembered by its wrapped bytes, not by its number: a transaction that is rolled back gives the number free.
+        if (known := self._keys.get(wrapped)) is not None:
             return known
-        wrapped = connection.scalar(
-            sa.select(TENANT_KEYS.c.wrapped).where(
-                TENANT_KEYS.c.tenant == tenant, TENANT_KEYS.c.number == number
-            )
-        )
-        if wrapped is None:
-            raise StateStoreError("a tenant's data key is missing; restore the state database")
         nonce, ciphertext = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
         try:
             plain = self._master.decrypt(nonce, ciphertext, _bind(b"", tenant, f"key {number}"))
@@ -102,13 +106,7 @@ class Envelope:
             raise StateStoreError(
                 "the master key does not open this state database; give the one it was made with"
             ) from error
-        key = AESGCM(plain)
-        self._keys[tenant, number] = key
-        return key
-
-    def forget(self) -> None:
-        """Drop the unwrapped keys, after a transaction was rolled back: a key made in it is gone."""
-        self._keys.clear()
+        return self._keys.setdefault(wrapped, AESGCM(plain))
 
 
 def load_master_key(path: Path) -> bytes:
