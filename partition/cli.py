@@ -12,6 +12,16 @@ from partition.errors import PartitionError
 
 _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     # name: module, attribute, help; a module is imported only when its command runs
+    "advise": (
+        "partition.advise_command",
+        "advise",
+        "Local, cloud or hybrid: cost, break-even, factors, risks.",
+    ),
+    "plan": (
+        "partition.plan_command",
+        "plan",
+        "Which mode a task runs in on a measured device, and why.",
+    ),
     "calibrate": (
         "partition.calibrate_command",
         "calibrate",
