@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_agent.config import EdgeConfig
 from edge_agent.errors import ConfigError
+from edge_agent.journey import Parts
 from edge_agent.preprocess import PREPROCESS_VERSION
 from partition.fingerprint import Setup
 from partition.task import Task, load_tasks
@@ -23,8 +24,8 @@ KEY_FILE = "device.key"
 OUTBOX_FILE = "outbox.db"
 
 
-def assemble(config: EdgeConfig) -> dict[str, Any]:
-    """Make every part; what ``EdgeAgent`` takes, by keyword.
+def assemble(config: EdgeConfig) -> Parts:
+    """Make every part of an agent.
 
     Raises:
         ConfigError: A setting does not fit.
@@ -72,16 +73,16 @@ def assemble(config: EdgeConfig) -> dict[str, Any]:
         metrics=metrics,
     )
     setups = {name: _setup_of(task, model, anonymizer) for name, task in tasks.items()}
-    return {
-        "tasks": tasks,
-        "default_task": config.default_task,
-        "model": model,
-        "anonymizer": anonymizer,
-        "trust": Trust.load(setups, config.certificates, config.scorers),
-        "cloud": cloud,
-        "delivery": Delivery(outbox, cloud),
-        "metrics": metrics,
-    }
+    return Parts(
+        tasks=tasks,
+        default_task=config.default_task,
+        anonymizer=anonymizer,
+        model=model,
+        trust=Trust.load(setups, config.certificates, config.scorers),
+        cloud=cloud,
+        delivery=Delivery(outbox, cloud),
+        metrics=metrics,
+    )
 
 
 def _model_path(store: ModelStore, name: str) -> Path:

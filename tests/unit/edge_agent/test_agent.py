@@ -12,6 +12,7 @@ from edge_agent.cloud import WireIds
 from edge_agent.delivery import Delivery, DeliverySettings
 from edge_agent.errors import InputError, RequestStoppedError, ResidualIdentifierError
 from edge_agent.flow import LabelScore, LocalAnswer
+from edge_agent.journey import Parts
 from edge_agent.keystore import KeyStore
 from edge_agent.metrics import Metrics
 from edge_agent.outbox import Outbox
@@ -112,16 +113,18 @@ class Bench:
             language="en",
         )
         self.agent = EdgeAgent(
-            tasks=tasks,
-            default_task="chat",
-            model=self.model,
-            anonymizer=SimulatedAnonymizer(),
-            trust=Trust(setups=dict.fromkeys(tasks, setup)),
-            cloud=cloud,
-            delivery=Delivery(
-                outbox, cloud, settings=DeliverySettings(first_pause_s=0.01), jitter=lambda: 0.0
-            ),
-            metrics=Metrics(),
+            Parts(
+                tasks=tasks,
+                default_task="chat",
+                model=self.model,
+                anonymizer=SimulatedAnonymizer(),
+                trust=Trust(setups=dict.fromkeys(tasks, setup)),
+                cloud=cloud,
+                delivery=Delivery(
+                    outbox, cloud, settings=DeliverySettings(first_pause_s=0.01), jitter=lambda: 0.0
+                ),
+                metrics=Metrics(),
+            )
         )
 
 

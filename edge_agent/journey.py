@@ -1,0 +1,327 @@
+"""One request on its way through the device: every step in order, and what each leaves for the next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_agent.cancellation import Cancellation
+from edge_agent.cloud import Cloud, CloudAnswer, GenerateOptions
+from edge_agent.confidence import assess
+from edge_agent.errors import AnonymizationError, InputError, RequestStoppedError
+from edge_agent.flow import (
+    Answer,
+    Confidence,
+    Decision,
+    LocalAnswer,
+    LocalResult,
+    Prepared,
+    Request,
+    Route,
+    Usage,
+)
+from edge_agent.preprocess import prepare
+from edge_agent.restore import Restored, StreamRestorer, restore
+from edge_agent.router import Situation, decide
+from edge_agent.stopwatch import Stopwatch
+from partition.errors import PartitionError
+from partition.task import Message, Task
+
+if TYPE_CHECKING:
+    from edge_agent.anonymize.anonymized import Anonymized
+    from edge_agent.anonymize.anonymizer import Anonymizer
+    from edge_agent.delivery import Delivery
+    from edge_agent.local_model import LocalModel
+    from edge_agent.metrics import Metrics
+    from edge_agent.trust import Trust
+    from edge_agent.vault import Vault
+
+logger = logging.getLogger(__name__)
+
+OnText = Callable[[str], None]
+_STOPPED = "the caller gave up; ask again if the answer is still wanted"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """What a request passes through on this device; each part is thread-safe."""
+
+    tasks: Mapping[str, Task]
+    default_task: str
+    anonymizer: Anonymizer
+    model: LocalModel
+    trust: Trust
+    cloud: Cloud | None  # None: this agent works alone
+    delivery: Delivery
+    metrics: Metrics
+
+    def task(self, name: str) -> Task:
+        """Find a task.
+
+        Raises:
+            InputError: There is none of that name.
+        """
+        try:
+            return self.tasks[name]
+        except KeyError:
+            names = ", ".join(sorted(self.tasks))
+            raise InputError(f"unknown task; this agent has {names}") from None
+
+    @property
+    def why_no_cloud(self) -> str:
+        """Why the cloud cannot be asked now, in one sentence; empty when it can."""
+        if self.cloud is None:
+            return "this agent works without a cloud"
+        return self.cloud.why_unavailable
+
+
+class Journey:
+    """One request on its way; belongs to one thread. What each step made is kept here until the answer."""
+
+    def __init__(
+        self, parts: Parts, request: Request, *, on_text: OnText | None, cancel: Cancellation
+    ) -> None:
+        self._parts = parts
+        self._request = request
+        self._on_text = on_text
+        self._cancel = cancel
+        self._watch = Stopwatch()
+        self._streamed = ""  # what the caller has seen already
+        self._text_stood = (
+            False  # the local text was streamed, because it would be the answer anyway
+        )
+        self._anonymized: Anonymized | None = None
+        self._vault: Vault | None = None
+        self._why_not_anonymized = ""
+        self._why_no_local = ""
+        self._sent_bytes = 0
+
+    def run(self) -> Answer:
+        """Go the whole way, once; raises what :meth:`edge_agent.agent.EdgeAgent.ask` raises."""
+        try:
+            return self._run()
+        finally:
+            if self._vault is not None:
+                self._vault.wipe()
+
+    def _run(self) -> Answer:
+        parts, watch = self._parts, self._watch
+        task = parts.task(self._request.task)
+        with watch.step("preprocess"):
+            prepared = prepare(self._request, task)
+        with watch.step("anonymize"):
+            messages = self._anonymize(prepared)
+        with watch.step("local_model"):
+            local = self._answer_locally(task, messages)
+        with watch.step("confidence"):
+            confidence = self._assess(local, task)
+        with watch.step("router"):
+            decision = self._decide(confidence, task, parts.why_no_cloud)
+        if decision.route is Route.CLOUD:
+            cloud = self._ask_cloud(task)
+            if not isinstance(cloud, str):
+                return self._answer(
+                    cloud.text,
+                    decision,
+                    confidence,
+                    local,
+                    model=cloud.fingerprint,
+                    usage=cloud.usage,
+                )
+            decision = self._decide(confidence, task, cloud)
+        if decision.route is Route.QUEUED:
+            self._put_into_outbox(task)
+        return self._answer_of_device(local, decision, confidence)
+
+    # --- the steps
+
+    def _anonymize(self, prepared: Prepared) -> tuple[Message, ...]:
+        """Return the messages both tiers read; on failure the originals, which then stay on the device."""
+        try:
+            self._anonymized, self._vault = self._parts.anonymizer.anonymize(prepared)
+        except AnonymizationError as error:
+            self._why_not_anonymized = str(error)
+            logger.warning("request %s stays on the device: %s", self._request.id, error)
+            return prepared.messages
+        return self._anonymized.messages
+
+    def _answer_locally(self, task: Task, messages: tuple[Message, ...]) -> LocalAnswer | None:
+        show = self._restorer() if self._text_stands_anyway(task) else None
+        try:
+            answer = self._parts.model.answer(
+                task.render(messages),
+                task,
+                self._request,
+                on_text=show.feed if show is not None else None,
+                cancel=self._cancel,
+            )
+        except (
+            PartitionError
+        ) as error:  # too long for the small model, say; the cloud may still answer
+            self._why_no_local = str(error)
+            return None
+        if self._cancel.is_set():
+            raise RequestStoppedError(_STOPPED)
+        if show is not None:
+            show.finish()
+        return answer
+
+    def _assess(self, local: LocalAnswer | None, task: Task) -> Confidence | None:
+        if local is None:
+            return None
+        return assess(local, task, self._parts.trust.scorer(task))
+
+    def _decide(self, confidence: Confidence | None, task: Task, why_no_cloud: str) -> Decision:
+        verdict = self._parts.trust.verdict(task)
+        situation = Situation(
+            why_no_cloud=why_no_cloud,
+            why_not_anonymized=self._why_not_anonymized,
+            why_no_local=self._why_no_local,
+            threshold=verdict.threshold,
+            why_no_certificate=verdict.why_no_certificate,
+        )
+        return decide(confidence, task.policy, situation)
+
+    def _text_stands_anyway(self, task: Task) -> bool:
+        """Tell whether the local text will be the answer whatever its confidence, so that it may be streamed at once."""
+        if self._on_text is None:
+            return False
+        why_no_cloud = self._parts.why_no_cloud
+        extremes = (
+            Confidence(probability=0.0, score=float("-inf")),
+            Confidence(probability=1.0, score=float("inf")),
+        )
+        routes = {self._decide(extreme, task, why_no_cloud).route for extreme in extremes}
+        self._text_stood = routes <= {Route.LOCAL, Route.QUEUED}
+        return self._text_stood
+
+    def _ask_cloud(self, task: Task) -> CloudAnswer | str:
+        """Return the cloud's answer, or in one sentence why there is none for now.
+
+        Raises:
+            WireError: There will be none, however often one asks.
+        """
+        from protos.errors import (  # here, not above: this loads gRPC
+            InvalidRequestError,
+            NotFoundError,
+            PreconditionError,
+            RequestCancelledError,
+            UnsupportedError,
+            WireError,
+        )
+
+        cloud = self._parts.cloud
+        assert cloud is not None
+        assert self._anonymized is not None
+        show = self._restorer()
+        with self._watch.step("cloud"):
+            try:
+                answer = cloud.generate(
+                    self._anonymized,
+                    options=GenerateOptions.of(self._request, task),
+                    deadline_s=task.limits.deadline_s,
+                    on_text=show.feed if self._on_text is not None else None,
+                    cancel=self._cancel,
+                )
+            except RequestCancelledError:
+                raise RequestStoppedError(_STOPPED) from None
+            except (InvalidRequestError, NotFoundError, PreconditionError, UnsupportedError):
+                raise
+            except WireError as error:
+                logger.warning("request %s: %s", self._request.id, error)
+                return str(error)
+        show.finish()
+        self._sent_bytes += answer.sent_bytes
+        self._parts.delivery.wake()
+        return answer
+
+    def _put_into_outbox(self, task: Task) -> None:
+        assert self._anonymized is not None
+        assert self._vault is not None
+        with self._watch.step("outbox"):
+            self._parts.delivery.put(self._anonymized, self._vault, self._request, task)
+
+    # --- the answer
+
+    def _answer_of_device(
+        self, local: LocalAnswer | None, decision: Decision, confidence: Confidence | None
+    ) -> Answer:
+        if self._streamed and decision.route is not Route.LOCAL and not self._text_stood:
+            # Pieces of the cloud's answer cannot be taken back; the local text would contradict them.
+            reason = f"{decision.reason}; what was streamed breaks off, the whole answer follows"
+            decision = Decision(route=decision.route, reason=reason)
+            return self._answer(None, decision, confidence, local, model="", usage=Usage())
+        if local is None or decision.route is Route.REFUSED:
+            return self._answer("", decision, confidence, local, model="", usage=Usage())
+        usage = Usage(
+            input_tokens=local.num_input_tokens,
+            output_tokens=local.num_output_tokens,
+            cached_tokens=local.num_cached_tokens,
+        )
+        model = self._parts.model.fingerprint
+        return self._answer(local.text, decision, confidence, local, model=model, usage=usage)
+
+    def _answer(
+        self,
+        text: str | None,
+        decision: Decision,
+        confidence: Confidence | None,
+        local: LocalAnswer | None,
+        *,
+        model: str,
+        usage: Usage,
+    ) -> Answer:
+        """Restore and hand out; ``text`` None: what was streamed already is all there is."""
+        with self._watch.step("restore"):
+            restored = self._restore(text) if text is not None else Restored(self._streamed, 0)
+            result = None
+            if local is not None and confidence is not None:
+                result = LocalResult(text=self._restore(local.text).text, confidence=confidence)
+        if self._on_text is not None and not self._streamed:
+            self._emit(restored.text)
+        return Answer(
+            request_id=self._request.id,
+            text=restored.text,
+            route=decision.route,
+            reason=decision.reason,
+            confidence=confidence.probability if confidence is not None else None,
+            model=model,
+            usage=usage,
+            latency_ms=self._watch.read(),
+            sent_bytes=self._sent_bytes,
+            num_replaced=self._anonymized.num_replaced if self._anonymized is not None else {},
+            num_unknown_surrogates=restored.num_unknown,
+            local=result,
+        )
+
+    # --- surrogates back to originals
+
+    def _restore(self, text: str) -> Restored:
+        return restore(text, self._vault) if self._vault is not None else Restored(text, 0)
+
+    def _restorer(self) -> _Showing:
+        return _Showing(
+            StreamRestorer(self._vault) if self._vault is not None else None, self._emit
+        )
+
+    def _emit(self, text: str) -> None:
+        if text and self._on_text is not None:
+            self._streamed += text
+            self._on_text(text)
+
+
+class _Showing:
+    """Restores the pieces of one stream and passes them on."""
+
+    def __init__(self, restorer: StreamRestorer | None, emit: OnText) -> None:
+        self._restorer = restorer
+        self._emit = emit
+
+    def feed(self, piece: str) -> None:
+        self._emit(self._restorer.feed(piece) if self._restorer is not None else piece)
+
+    def finish(self) -> None:
+        if self._restorer is not None:
+            self._emit(self._restorer.finish())
