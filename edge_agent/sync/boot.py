@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.errors import SyncFolderError
-from edge_agent.sync.journal import Journal, State
+from edge_agent.sync.journal import Journal
+from edge_agent.sync.records import State
 from edge_agent.sync.store import ReleaseStore
 
 logger = logging.getLogger(__name__)

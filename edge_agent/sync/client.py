@@ -24,7 +24,8 @@ from edge_agent.sync.errors import (
     SyncFolderError,
 )
 from edge_agent.sync.gate import Gate, GateVerdict
-from edge_agent.sync.journal import Journal, ReleaseRecord, Running, State
+from edge_agent.sync.journal import Journal
+from edge_agent.sync.records import ReleaseRecord, Running, State
 from edge_agent.sync.release_files import ReleaseFiles
 from edge_agent.sync.reports import ReportQueue
 from edge_agent.sync.store import ReleaseStore

@@ -2,76 +2,21 @@
 
 SQLite, WAL, ``synchronous=FULL``: a committed row survives a power cut. The row ``running`` decides what answers; the link
 ``current`` only follows it.
-
-    FETCHING -> STAGED -> GATED -> TRIAL -> CONFIRMED;   any -> FAILED;   TRIAL, CONFIRMED -> ROLLED_BACK
 """
 
 from __future__ import annotations
 
-import enum
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.errors import SyncFolderError
+from edge_agent.sync.records import BOOTS_OF_A_TRIAL, ReleaseRecord, Running, State, check_move
 from edge_agent.sync.trust import Floor
 
 BUSY_TIMEOUT_S = 10.0
-BOOTS_OF_A_TRIAL = 3
-
-
-class State(enum.StrEnum):
-    """How far a release has come on this device."""
-
-    FETCHING = "FETCHING"
-    STAGED = "STAGED"
-    GATED = "GATED"
-    TRIAL = "TRIAL"
-    CONFIRMED = "CONFIRMED"
-    FAILED = "FAILED"
-    ROLLED_BACK = "ROLLED_BACK"
-
-
-_NEXT: Final[dict[State, frozenset[State]]] = {
-    State.FETCHING: frozenset({State.FETCHING, State.STAGED, State.FAILED}),
-    State.STAGED: frozenset({State.FETCHING, State.GATED, State.FAILED}),
-    State.GATED: frozenset({State.FETCHING, State.GATED, State.TRIAL, State.FAILED}),
-    State.TRIAL: frozenset({State.CONFIRMED, State.ROLLED_BACK, State.FAILED}),
-    # A release that was confirmed here needs no second gate.
-    State.CONFIRMED: frozenset({State.FETCHING, State.TRIAL, State.CONFIRMED, State.ROLLED_BACK}),
-    State.FAILED: frozenset({State.FETCHING}),
-    State.ROLLED_BACK: frozenset({State.FETCHING}),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseRecord:
-    """What the device knows of one release."""
-
-    release: str
-    counter: int
-    manifest_sha256: str
-    state: State
-    boots_left: int = 0  # starts that a trial may still try
-    soak_s: float = 0.0  # how long it has answered in trial
-    answers: int = 0  # in trial
-    checks: int = 0  # golden runs passed in trial
-    was_confirmed: bool = False
-    error_kind: str = ""
-    retry_epoch: int = 0  # of the document that had it tried last
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """What answers, and what answered before; None is the model that the device was made with."""
-
-    release: str | None
-    previous: str | None
-
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS running (
@@ -111,7 +56,7 @@ class Journal:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.executescript(_SCHEMA)
-                problem = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+                problem = self._connection.execute("PRAGMA quickcheck_move(1)").fetchone()[0]
                 if problem != "ok":
                     raise sqlite3.DatabaseError("damaged")
             except BaseException:
@@ -222,7 +167,7 @@ class Journal:
         before = self.record(release)
         with self._transaction():
             if before is not None:
-                _check(before, State.FETCHING)
+                check_move(before, State.FETCHING)
             self._put(
                 ReleaseRecord(
                     release=release,
@@ -239,7 +184,7 @@ class Journal:
     def move(self, release: str, state: State, *, error_kind: str = "") -> None:
         """Move a release to the next state; for the states that change what runs, see the methods below."""
         record = self._existing(release)
-        _check(record, state)
+        check_move(record, state)
         with self._transaction():
             self._connection.execute(
                 "UPDATE releases SET state = ?, error_kind = ? WHERE release = ?",
@@ -249,7 +194,7 @@ class Journal:
     def begin_trial(self, release: str) -> None:
         """Make a release the one that answers, until it is confirmed or goes back."""
         record = self._existing(release)
-        _check(record, State.TRIAL)
+        check_move(record, State.TRIAL)
         with self._transaction():
             previous = self._goes_back_to(self.running)
             self._connection.execute(
@@ -279,7 +224,7 @@ class Journal:
     def confirm(self, release: str) -> None:
         """End a trial well, and raise the floor in the same transaction."""
         record = self._existing(release)
-        _check(record, State.CONFIRMED)
+        check_move(record, State.CONFIRMED)
         with self._transaction():
             self._connection.execute(
                 "UPDATE releases SET state = ?, was_confirmed = 1 WHERE release = ?",
@@ -294,7 +239,7 @@ class Journal:
         with self._transaction():
             running = self.running
             if running.release is not None:
-                _check(self._existing(running.release), State.ROLLED_BACK)
+                check_move(self._existing(running.release), State.ROLLED_BACK)
                 self._connection.execute(
                     "UPDATE releases SET state = ?, error_kind = ? WHERE release = ?",
                     (State.ROLLED_BACK, error_kind, running.release),
@@ -415,10 +360,3 @@ class Journal:
                 f"{self._path}: the journal cannot be used; the current release goes on, but nothing is installed "
                 "until it is repaired or removed"
             ) from error
-
-
-def _check(record: ReleaseRecord, state: State) -> None:
-    if state not in _NEXT[record.state]:
-        raise SyncFolderError(
-            f"{record.release} is {record.state} here and cannot become {state}; run `edge-agent sync`"
-        )

@@ -8,7 +8,8 @@ import pytest
 from edge_agent.sync.boot import start
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.errors import SyncFolderError
-from edge_agent.sync.journal import Journal, State
+from edge_agent.sync.journal import Journal
+from edge_agent.sync.records import State
 from edge_agent.sync.store import ReleaseStore
 from partition.manifest import PART_BYTES
 from tests.power_model import PowerModel
