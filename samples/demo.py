@@ -27,8 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_agent import Answer, EdgeAgent, Request, Route
+from edge_agent.errors import EdgeError
 from edge_agent.jsonl import parse_line
+from partition.errors import PartitionError
 from partition.weights import ModelStore
+from protos.errors import WireError
 from samples.wiretap import Capture, Pki, Wiretap
 
 HERE = Path(__file__).parent
@@ -140,7 +143,7 @@ class CloudProcess:
         ready.unlink(missing_ok=True)
         started = time.monotonic()
         log = (self._folder / "cloud.log").open("ab")
-        self._process = subprocess.Popen(  # noqa: S603  # our own script
+        self._process = subprocess.Popen(  # our own script
             [
                 script("cloud-service"),
                 "serve",
@@ -180,7 +183,10 @@ class CloudProcess:
 
     def _run(self, *words: str) -> None:
         done = subprocess.run(
-            [script("cloud-service"), *words], capture_output=True, text=True, check=False
+            [script("cloud-service"), *words],  # our own script
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             raise SystemExit(done.stderr)
@@ -331,4 +337,7 @@ def leaks(captures: tuple[Capture, ...], identifiers: dict[str, list[str]]) -> l
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (EdgeError, PartitionError, WireError) as failure:
+        sys.exit(f"error: {failure}")
