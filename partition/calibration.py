@@ -11,6 +11,7 @@ import numpy as np
 
 from partition.binomial import labels_for_power, share_interval
 from partition.certificate import Certificate, FrontierRow, Procedure, SliceRow, Status
+from partition.drift import bins_of
 from partition.errors import CalibrationError
 from partition.fingerprint import UNSCORED, Loss, fingerprint
 from partition.records import Record
@@ -159,6 +160,7 @@ def certify(
     accepted = search.test.accepted(threshold if threshold is not None else math.inf)
     num_test = len(search.test)
     low, high = share_interval(accepted.n, num_test)
+    score_edges, score_shares = bins_of(search.test.scores.tolist())
     labels_needed = None if passed else _labels_needed(division, search, claim)
     return Certificate(
         status=Status.CERTIFIED if passed else Status.NOT_CERTIFIED,
@@ -189,6 +191,8 @@ def certify(
         labels_needed=labels_needed,
         stricter_thresholds=passed[-2::-1],
         slices=_slice_rows(search, claim, threshold),
+        score_edges=score_edges,
+        score_shares=score_shares,
         notes=_notes(division, claim, search, is_certified=bool(passed), needed=labels_needed),
     )
 

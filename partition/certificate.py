@@ -97,6 +97,8 @@ class Certificate:
         float, ...
     ] = ()  # also certified, loosest first: where an alarm steps back to
     slices: tuple[SliceRow, ...] = ()
+    score_edges: tuple[float, ...] = ()  # of ten bins of equal mass over all test scores
+    score_shares: tuple[float, ...] = ()  # in each bin; what later scores are compared with
     notes: tuple[str, ...] = ()  # plain words for the operator
 
     def covers(self, fingerprint: str) -> bool:
@@ -237,6 +239,8 @@ class _CertificateFile(_Part):
     labels_needed: _Count | None = None
     stricter_thresholds: tuple[_Finite, ...] = ()
     slices: tuple[_SlicePart, ...] = ()
+    score_edges: tuple[_Finite, ...] = ()
+    score_shares: tuple[_Share, ...] = ()
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ PartitionError
  +-- ActivationError          a frame of hidden states is damaged, or cannot be made
  +-- ProfileError             the operator measures again, or corrects a profile or prices file
  +-- CalibrationError         records from which nothing can be concluded
+ +-- OversightError           the file that remembers audits and spending cannot be used
  +-- ManifestError            a release's manifest is malformed; its publisher corrects it
  +-- DeltaError               a delta is damaged or made for another file; fetch the whole one
 """
@@ -87,3 +88,7 @@ class ManifestError(PartitionError):
 
 class DeltaError(PartitionError):
     """A delta is damaged, or made for another file than the one that is there."""
+
+
+class OversightError(PartitionError):
+    """The file of audits, alarms and spending cannot be used, or a task in it is not watched."""
