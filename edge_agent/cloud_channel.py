@@ -73,6 +73,9 @@ class ChannelSettings:
         return (
             ("grpc.keepalive_time_ms", round(self.keepalive_time_s * 1000)),
             ("grpc.keepalive_timeout_ms", round(self.keepalive_timeout_s * 1000)),
+            # Measured with grpcio 1.82.3: a half-open link is given up after this, 60 s by default, whatever the
+            # keepalive timeout says.
+            ("grpc.http2.ping_timeout_ms", round(self.keepalive_timeout_s * 1000)),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
