@@ -180,7 +180,8 @@ class OnnxStage:
         binding.bind_cpu_input("last_position", np.array([total - 1], np.int32))
         binding.bind_cpu_input("total_length", np.array(total, np.int32))
         if self.stage.has_head:
-            binding.bind_cpu_input("rows", rows)
+            # ONNX Runtime's int8 kernels refuse a matrix without rows: run one and drop it.
+            binding.bind_cpu_input("rows", rows if len(rows) else np.zeros(1, np.int64))
             binding.bind_output("logits")
             binding.bind_output("features")
         else:
@@ -192,7 +193,10 @@ class OnnxStage:
         cache.length = total
         results = binding.get_outputs()
         if self.stage.has_head:
-            return StageOutput(logits=results[0].numpy(), features=results[1].numpy())
+            count = len(rows)
+            return StageOutput(
+                logits=results[0].numpy()[:count], features=results[1].numpy()[:count]
+            )
         return StageOutput(hidden=results[0].numpy()[0])
 
     def _embedded(self, inputs: npt.NDArray[np.int32] | Floats) -> Floats:
