@@ -2,24 +2,18 @@
 
 What becomes text: the header elements that the task names, the content tree of a structured report, and an
 encapsulated document of a text type (no PDF). Everything else stays in the file.
-
-A file may lie about every length in it. The reader below it therefore hands out a bounded number of bytes, refuses a
-length beyond the end of the file, and inflates a deflated file only as far as the bound.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import struct
-import warnings
-import zlib
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from edge_agent.dicom_identifiers import IDENTIFYING_KEYWORDS, known_values
+from edge_agent.dicom_reader import PARSE_ERRORS, BoundedFile, silence_pydicom
 from edge_agent.errors import ConfigError, InputError
 from edge_agent.flow import KnownValue
 
@@ -29,7 +23,6 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = (
     16 << 20
 )  # read from a file; the largest enhanced multi-frame headers have a third of it
-MAX_INFLATED_BYTES = 64 << 20  # of a deflated file, whose pixels are deflated with the rest
 MAX_CONTENT_DEPTH = 32
 MAX_CONTENT_ITEMS = 10_000
 TEXT_REPRESENTATIONS = frozenset(
@@ -67,21 +60,6 @@ _CONTENT_KEYWORDS = (
     "EncapsulatedDocumentLength",
     "MIMETypeOfEncapsulatedDocument",
 )
-# What pydicom raises on bytes that are no DICOM; found by fuzzing, each a subclass of what is listed.
-_PARSE_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +92,7 @@ def read_report(source: Path | bytes, fields: tuple[str, ...] = ()) -> DicomRepo
             lines.append(document)
         text = "\n".join(lines)
         known = known_values(dataset)
-    except (InvalidDicomError, BytesLengthException, *_PARSE_ERRORS) as error:
+    except (InvalidDicomError, BytesLengthException, *PARSE_ERRORS) as error:
         # Not chained: the messages of pydicom quote values.
         kind = type(error).__name__
         is_missing = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
@@ -147,14 +125,10 @@ def _check_fields(fields: tuple[str, ...]) -> None:
 def _read(source: Path | bytes, keywords: tuple[str, ...]) -> Dataset:
     """Parse the named top-level elements and whatever is inside them."""
     import pydicom
-    from pydicom import config
 
-    # Its warnings and its log quote the values they warn of, and the name of the file.
-    config.settings.reading_validation_mode = config.IGNORE
-    config.logger.disabled = True
-    warnings.filterwarnings("ignore", module=r"pydicom\b")
+    silence_pydicom()
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        guarded = _BoundedFile(file)
+        guarded = BoundedFile(file, max_bytes=MAX_HEADER_BYTES)
         dataset = pydicom.dcmread(
             guarded,
             stop_before_pixels=True,
@@ -162,58 +136,6 @@ def _read(source: Path | bytes, keywords: tuple[str, ...]) -> Dataset:
         )
         guarded.check_end()
     return dataset
-
-
-class _BoundedFile:
-    """A file that gives no more bytes than the bound, and notices when it ends too early."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._size = file.seek(0, os.SEEK_END)
-        self._left = MAX_HEADER_BYTES
-        file.seek(0)
-
-    def read(self, size: int = -1) -> bytes:
-        if size < 0:
-            return self._read_deflated()
-        if size > self._left:
-            raise ValueError("more header than a header has")
-        position = self._file.tell()
-        if size > 8 and position + size > self._size:  # pydicom looks for the end by reading 8
-            raise EOFError("cut off")
-        raw = self._file.read(size)
-        if 0 < len(raw) < size:
-            raise EOFError("cut off")
-        self._left -= size
-        return raw
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        """Leave it to the owner."""
-
-    def check_end(self) -> None:
-        """Notice an element that was skipped beyond the end of the file."""
-        if self._file.tell() > self._size:
-            raise EOFError("cut off")
-
-    def _read_deflated(self) -> bytes:
-        """Give the rest of a deflated file once it is known to inflate within the bound (PS3.5 A.5)."""
-        deflated = self._file.read(MAX_HEADER_BYTES + 1)
-        if len(deflated) > MAX_HEADER_BYTES:
-            raise ValueError("more deflated data than the bound")
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        size, rest = 0, deflated
-        while rest and not inflater.eof:
-            size += len(inflater.decompress(rest, 1 << 20))
-            rest = inflater.unconsumed_tail
-            if size > MAX_INFLATED_BYTES:
-                raise ValueError("inflates beyond the bound")
-        return deflated
 
 
 def _header_lines(dataset: Dataset, fields: tuple[str, ...]) -> list[str]:

@@ -215,8 +215,17 @@ def test_cut_off_or_foreign_files_are_refused_in_one_sentence(name: str) -> None
 def test_a_file_cut_anywhere_before_its_last_text_is_refused() -> None:
     whole = sample("test-SR.dcm").read_bytes()
     for length in range(0, len(whole) - 8, 97):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match="damaged, cut off"):
             read_report(whole[:length], ("StudyDescription",))
+
+
+def test_a_text_cut_in_the_middle_is_not_taken_for_the_whole() -> None:
+    dataset = Dataset()
+    dataset.StudyDescription = "Chest"
+    dataset.ImageComments = "No nodule was seen, but " * 20
+    raw = written(dataset)
+    with pytest.raises(InputError, match="damaged, cut off"):
+        read_report(raw[:-100], ("StudyDescription", "ImageComments"))
 
 
 def test_pixels_cut_off_do_not_matter() -> None:
