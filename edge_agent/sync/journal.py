@@ -56,7 +56,7 @@ class Journal:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.executescript(_SCHEMA)
-                problem = self._connection.execute("PRAGMA quickcheck_move(1)").fetchone()[0]
+                problem = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if problem != "ok":
                     raise sqlite3.DatabaseError("damaged")
             except BaseException:
