@@ -16,6 +16,7 @@ import numpy as np
 
 from edge_agent.frame_channel import FrameChannel
 from partition.activations import DEFAULT_OUTLIERS, Codec, encode
+from partition.errors import FrameError
 from partition.fallback import MAX_MISSES, MAX_PREFILLS, reply_timeout_s
 from partition.frames import Extended, Mismatch
 from partition.link import Average
@@ -155,7 +156,10 @@ class SplitRun:
                 self._channel.send(frame)
                 sent_at = self._clock()
                 continue
-            new = session.take(reply)
+            try:
+                new = session.take(reply)
+            except FrameError:
+                return Mismatch(field="reply")  # a broken peer: send text
             if new is None:
                 continue  # of another frame: late, or twice
             if isinstance(reply, Extended) and not is_prompt:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from edge_agent.drafter import Draft, Drafter
 from edge_agent.frame_channel import FrameChannel
 from partition.draft_length import DraftLength, RoundCosts
+from partition.errors import FrameError
 from partition.fallback import Health, Step, next_step, reply_timeout_s
 from partition.frames import Extended, Mismatch, Reply
 from partition.link import Average
@@ -141,7 +142,10 @@ class Verification:
                 self._channel.send(frame)
                 sent_at = self._clock()
                 continue
-            new = session.take(reply)
+            try:
+                new = session.take(reply)
+            except FrameError:
+                return Mismatch(field="reply")  # a broken peer: send text
             if new is None:
                 continue  # of another frame: late, or twice
             if new:

@@ -11,6 +11,7 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
+from partition.errors import FrameError
 from partition.frames import Extend, Extended, NeedPrefill, Reply, Stale, Work, row_hashes
 
 
@@ -95,7 +96,7 @@ class SplittingSession:
             The new id of the answer; empty when more rows must go first; None for a reply to another frame.
 
         Raises:
-            ValueError: The reply contradicts the frame: the peer is broken.
+            FrameError: The reply contradicts the frame: the peer is broken.
         """
         frame = self._in_flight
         if frame is None or not isinstance(reply, Extended | NeedPrefill):
@@ -104,13 +105,13 @@ class SplittingSession:
             return None
         if isinstance(reply, NeedPrefill):
             if reply.known_len > frame.base_len:
-                raise ValueError("the cloud claims positions that were never sent")
+                raise FrameError("the cloud claims positions that were never sent")
             self._in_flight = None
             self.cloud_len = reply.known_len
             self.num_prefills += 1
             return ()
         if reply.len_after != frame.base_len + frame.num_positions:
-            raise ValueError("the cloud's cache has another length than the frame implies")
+            raise FrameError("the cloud's cache has another length than the frame implies")
         self._in_flight = None
         self.cloud_len = reply.len_after
         if self.cloud_len < len(self._ids):

@@ -20,6 +20,7 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
+from partition.errors import FrameError
 from partition.frames import Extend, Extended, NeedPrefill, Reply, Stale, Work, prefix_hash
 
 
@@ -147,7 +148,7 @@ class DraftingSession:
             another frame than the one in flight (late, repeated or reordered), which changes nothing.
 
         Raises:
-            ValueError: The reply contradicts the frame: the peer is broken.
+            FrameError: The reply contradicts the frame: the peer is broken.
         """
         frame = self._in_flight
         if frame is None or not isinstance(reply, Extended | NeedPrefill):
@@ -156,7 +157,7 @@ class DraftingSession:
             return None
         if isinstance(reply, NeedPrefill):
             if reply.known_len > len(self._ids) - 1:
-                raise ValueError("the cloud claims positions that were never sent")
+                raise FrameError("the cloud claims positions that were never sent")
             self._in_flight = None
             self._cloud_len = reply.known_len
             self.num_prefills += 1
@@ -164,9 +165,9 @@ class DraftingSession:
             return ()
         committed = len(self._ids)
         if not 0 <= reply.num_accepted <= frame.draft_len:
-            raise ValueError("the cloud accepts more drafts than it was sent")
+            raise FrameError("the cloud accepts more drafts than it was sent")
         if reply.len_after != committed + reply.num_accepted:
-            raise ValueError("the cloud's cache has another length than the frame implies")
+            raise FrameError("the cloud's cache has another length than the frame implies")
         drafts = frame.ids[len(frame.ids) - frame.draft_len :]
         new = (*drafts[: reply.num_accepted], reply.next_id)
         for index, token in enumerate(new):

@@ -11,6 +11,7 @@ import pytest
 from edge_agent.drafter import Drafter
 from edge_agent.verify import Ending, Verification, VerifyResult
 from partition.draft_length import RoundCosts
+from partition.frames import Extended
 from partition.sampling import SamplingRule, choose, gumbel_noise, warped
 from partition.verify import DraftingSession
 from tests.frame_simulator import Faults, SimulatedFrames, VerifyServer
@@ -226,3 +227,15 @@ def test_slower_than_streaming_for_long_hands_over() -> None:
 def test_a_session_lost_again_and_again_is_streamed() -> None:
     run = verify(prompt_of(1), SamplingRule(), faults=Faults(evicted=1.0), limit=60)
     assert run.result.ending is Ending.STREAM
+
+
+def test_a_peer_that_contradicts_itself_is_left() -> None:
+    clock = Clock()
+    channel = SimulatedFrames(
+        lambda frame: Extended(round=frame.round, len_after=999, num_accepted=0, next_id=1),
+        clock=clock,
+    )
+    session = DraftingSession((5, 6), max_new_tokens=4, key=KEY, end_ids={END})
+    drafter = Drafter(NumpyStage(0, 4), SamplingRule(), name="answer", clock=clock)
+    result = Verification(session, drafter, channel, costs=COSTS, clock=clock).run()
+    assert (result.ending, result.mismatch) == (Ending.MISMATCH, "reply")

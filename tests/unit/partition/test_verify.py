@@ -80,7 +80,7 @@ def test_a_reply_that_cannot_be_is_an_error() -> None:
     ):
         session = DraftingSession([1, 2, 3], max_new_tokens=4, key=KEY, end_ids={END})
         session.open_frame()
-        with pytest.raises(ValueError, match="cloud"):
+        with pytest.raises(FrameError, match="cloud"):
             session.take(wrong)
 
 
