@@ -22,6 +22,11 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "plan",
         "Which mode a task runs in on a measured device, and why.",
     ),
+    "profile": (
+        "partition.profile_command",
+        "profile",
+        "Measure a model on this machine, for plan.",
+    ),
     "calibrate": (
         "partition.calibrate_command",
         "calibrate",

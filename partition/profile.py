@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -151,8 +151,13 @@ def load_profile(path: Path) -> DeviceProfile:
 
 def save_profile(profile: DeviceProfile, path: Path) -> None:
     """Write a profile as JSON for people and machines."""
-    document = _ADAPTER.dump_python(profile, mode="json")
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(as_document(profile), indent=2) + "\n", encoding="utf-8")
+
+
+def as_document(profile: DeviceProfile) -> dict[str, Any]:
+    """A profile as plain values."""
+    document: dict[str, Any] = _ADAPTER.dump_python(profile, mode="json")
+    return document
 
 
 def first_problem(error: ValidationError) -> str:

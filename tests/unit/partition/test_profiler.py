@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from partition.profiler import BUSY_SPREAD, Profiler, Sizes, fit_polynomial
 from partition.stages.stage import Floats, StageOutput
 
-SIZES = Sizes(num_layers=10, hidden_size=8, vocab_size=100, layer_bytes=1000, kv_bytes=4)
+SIZES = Sizes(
+    num_layers=10, hidden_size=8, vocab_size=100, layer_bytes=1016, head_bytes=2000, kv_bytes=4
+)  # bytes in proportion to the times below
 
 
 class TimedStage:
@@ -64,11 +66,11 @@ def test_it_finds_the_true_costs() -> None:
     profiler = Profiler(stage, SIZES, clock=stage.clock, on_progress=shares.append)
     found = profiler.measure("toy", queue_s=0.5)
     compute = found.compute
-    assert compute.layer_prefill_s == pytest.approx((1e-4, 2e-5, 1e-8), rel=1e-3)
+    assert compute.layer_prefill_s == pytest.approx((1e-4, 2e-5, 1e-8), rel=1e-2)
     assert compute.layer_decode_s == pytest.approx((0.002, 1e-6), rel=1e-3)
     assert compute.ends_s == pytest.approx(0.004)
     assert compute.verify_s == pytest.approx((10 * (0.002 + 256e-6) + 0.004, 0.003), rel=1e-3)
-    assert (compute.queue_s, compute.layer_bytes, compute.kv_bytes) == (0.5, 1000, 4)
+    assert (compute.queue_s, compute.layer_bytes, compute.kv_bytes) == (0.5, 1016, 4)
     assert found.was_idle
     assert stage.lengths == {}
     assert shares == sorted(shares)
