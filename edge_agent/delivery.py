@@ -260,7 +260,7 @@ class Delivery:
                 except Timeout:
                     return _Step.ELSEWHERE
                 self._outbox.release_leases()  # whoever held one is dead, or it would hold the lock
-            self._outbox.bury_expired()
+            self._outbox.expire()
             for kind in Kind:
                 leased = self._outbox.lease(kind)
                 if leased is not None:

@@ -11,6 +11,7 @@ the disk share the next commit. Delivery is at least once; the cloud's memory of
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import queue
 import sqlite3
@@ -45,6 +46,8 @@ from edge_agent.outbox_table import (
 from edge_agent.sealing import Sealable
 
 __all__ = ["Collected", "Kind", "Leased", "Outbox", "OutboxCounts", "OutboxLimits", "State"]
+
+logger = logging.getLogger(__name__)
 
 MAX_COMMIT_JOBS = 512  # that share one commit
 T = TypeVar("T")
@@ -272,12 +275,19 @@ class Outbox:
             self._metrics.outbox_died()
         return is_dead
 
-    def bury_expired(self) -> int:
-        """Give up what has waited for too long; return how many."""
-        number = self._run(lambda table, now: table.bury_expired(now))
-        if number:
-            self._metrics.outbox_died(number)
-        return number
+    def expire(self) -> int:
+        """Give up what has waited for too long, and delete answers nobody came for; return how many were given up."""
+
+        def expire(table: OutboxTable, now: float) -> tuple[int, int]:
+            return table.bury_expired(now), table.drop_uncollected(now)
+
+        num_dead, num_dropped = self._run(expire)
+        if num_dead:
+            self._metrics.outbox_died(num_dead)
+            logger.error("%d items of the outbox were given up: they waited too long", num_dead)
+        if num_dropped:
+            logger.warning("%d late answers were deleted: nobody collected them", num_dropped)
+        return num_dead
 
     def release_leases(self) -> int:
         """Put back what a dead process had leased; only for who knows that no other one delivers."""

@@ -263,6 +263,15 @@ class OutboxTable:
         )
         return cursor.rowcount
 
+    def drop_uncollected(self, now: float) -> int:
+        """Delete answers that nobody has collected within ``max_age_s``; return how many."""
+        cursor = self._connection.execute(
+            "DELETE FROM outbox WHERE state = 'DONE' AND finished < ?",
+            (now - self._limits.max_age_s,),
+        )
+        self._stored_bytes = None
+        return cursor.rowcount
+
     def done(self, item_id: bytes, answer: bytes | None, now: float) -> bool:
         """Store the answer and delete what was sent; without an answer delete all. False: nothing waited for it."""
         row = self.get(item_id)
