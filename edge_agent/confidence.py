@@ -72,10 +72,7 @@ def assess(answer: LocalAnswer, task: Task, scorer: Scorer | None) -> Confidence
     if scorer is None:
         log_odds = _default_log_odds(answer, task)
         return Confidence(probability=sigmoid(log_odds), score=log_odds, features=found)
-    if scorer.probe is not None:
-        logit = scorer.probe.logit(answer.hidden)
-        if logit is not None:
-            found += (("probe", logit),)
+    found = scorer.completed(found, answer.hidden)
     score = scorer.score(found)
     return Confidence(probability=scorer.display.probability(score), score=score, features=found)
 

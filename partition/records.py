@@ -6,11 +6,13 @@
           "features": {"opt_max": 0.91}, "setup": "64 hex digits", "cloud_correct": true, "probability": 0.93}
 
 ``cluster`` joins records that are not independent: near-duplicates, the studies of one patient. Records with the same
-``id`` are one cluster as well. No field holds text: a record may be kept where the request may not.
+``id`` are one cluster as well. No field holds text. ``hidden``, which a scorer with a probe is trained on, is a hidden state
+of the model: it can be turned back into most of the text, so a file with it is kept and deleted like the requests.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import re
@@ -21,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Self, TextIO
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -48,6 +51,7 @@ class Record:
     cluster: str = ""  # empty: on its own
     slices: tuple[tuple[str, str], ...] = ()  # name and value, sorted
     features: tuple[tuple[str, float], ...] = ()
+    hidden: tuple[float, ...] = field(default=(), repr=False)  # identifiable; see above
     setup: str = ""  # Setup.sha256 of what answered; empty: unknown
     cloud_correct: bool | None = None
     probability: float | None = None  # that was shown with the answer
@@ -134,6 +138,7 @@ def to_json_line(record: Record) -> str:
         "cluster": record.cluster or None,
         "slices": dict(record.slices),
         "features": dict(record.features),
+        "hidden": _encoded(record.hidden) if record.hidden else None,
         "setup": record.setup or None,
         "cloud_correct": record.cloud_correct,
         "probability": record.probability,
@@ -159,6 +164,15 @@ def cluster_of(text: str, key: bytes) -> str:
     """
     letters = re.sub(r"[\W\d_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
     return hashlib.blake2b(letters.encode(), key=key, digest_size=16).hexdigest()
+
+
+def _encoded(hidden: tuple[float, ...]) -> str:
+    return base64.b64encode(np.array(hidden, dtype="<f4").tobytes()).decode()
+
+
+def _decoded(hidden: str) -> tuple[float, ...]:
+    data = base64.b64decode(hidden, validate=True)  # a ValueError becomes the line's error
+    return tuple(np.frombuffer(data, dtype="<f4").tolist())
 
 
 def _read_lines(path: Path) -> Iterator[Record]:
@@ -200,6 +214,7 @@ class _RecordLine(BaseModel):
     cluster: str | int | None = None
     slices: dict[_Name, _Name] = {}
     features: Annotated[dict[_Name, _Finite], Field(max_length=10_000)] = {}
+    hidden: Annotated[str, Field(max_length=_MAX_LINE_BYTES)] | None = None  # float32 in base64
     setup: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     cloud_correct: StrictBool | None = None
     probability: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
@@ -209,6 +224,13 @@ class _RecordLine(BaseModel):
     def _is_not_empty(cls, value: str | int) -> str | int:
         if value == "" or isinstance(value, bool):
             raise ValueError("must be a non-empty string")
+        return value
+
+    @field_validator("hidden")
+    @classmethod
+    def _is_finite(cls, value: str | None) -> str | None:
+        if value is not None and not np.isfinite(_decoded(value)).all():
+            raise ValueError("must be finite numbers")
         return value
 
     @model_validator(mode="after")
@@ -230,6 +252,7 @@ class _RecordLine(BaseModel):
             cluster="" if self.cluster is None else str(self.cluster),
             slices=tuple(sorted(self.slices.items())),
             features=tuple(self.features.items()),
+            hidden=_decoded(self.hidden) if self.hidden is not None else (),
             setup=self.setup or "",
             cloud_correct=self.cloud_correct,
             probability=self.probability,

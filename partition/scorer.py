@@ -88,6 +88,13 @@ class Scorer:
         logit = standard @ np.array(self.coefficients)
         return float(logit + missing @ np.array(self.missing_coefficients)) + self.intercept
 
+    def completed(
+        self, features: tuple[tuple[str, float], ...], hidden: tuple[float, ...]
+    ) -> tuple[tuple[str, float], ...]:
+        """The features with that of the probe, if there is a probe and a hidden state that fits it."""
+        logit = self.probe.logit(hidden) if self.probe is not None else None
+        return features if logit is None else (*features, ("probe", logit))
+
     def probability(self, features: Iterable[tuple[str, float]]) -> float:
         """Calibrated probability of the local answer being right, for people."""
         return self.display.probability(self.score(features))

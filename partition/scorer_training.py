@@ -1,13 +1,14 @@
 """Train a scorer on labelled answers. Needs scikit-learn, which only the ``train`` extra brings.
 
 L2 logistic regression on standardised features, its strength chosen by five-fold log-loss. Everything that is estimated
-afterwards on the same records uses out-of-fold scores, because scores of records that were trained on look too good.
+afterwards on the same records uses out-of-fold scores, because scores of records that were trained on look too good. Where
+records hold hidden states, a linear probe on them comes first, and its out-of-fold logit is one more feature.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,10 +20,11 @@ from partition.calibration import Division
 from partition.display_calibration import fit_display
 from partition.errors import CalibrationError
 from partition.records import Record
-from partition.scorer import RAW, Scorer
+from partition.scorer import RAW, Probe, Scorer
 
 _NUM_FOLDS = 5
 _STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+_PROBE_STRENGTHS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 _MIN_EACH = 10  # right and wrong answers; with fewer there is nothing to learn
 
 
@@ -49,30 +51,32 @@ def train(records: Sequence[Record]) -> Training:
             f"{int(right.sum())} right and {int((~right).sum())} wrong dev records: a scorer needs {_MIN_EACH} of each; "
             "label more, or calibrate without --train-scorer"
         )
+    folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=0)
+    splits = [
+        (np.asarray(seen), np.asarray(held_out))
+        for seen, held_out in folds.split(np.zeros(len(records)), right)
+    ]
+    probe, records = _with_probe(records, right, splits)
     names = sorted({name for record in records for name, _ in record.features})
     if not names:
         raise CalibrationError(
             "the records have no `features`; write them with `edge-agent run --record`, or calibrate without --train-scorer"
         )
     values = _matrix(records, names)
-    folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=0)
-    splits = list(folds.split(values, right))
-    best: tuple[float, float, NDArray[np.float64]] | None = None
-    for strength in _STRENGTHS:
+
+    def out_of_fold(strength: float) -> NDArray[np.float64]:
         scores = np.empty(len(records))
         for seen, held_out in splits:
             fold = _fit(values[seen], right[seen], names, strength)
             scores[held_out] = [_score(fold, row) for row in values[held_out]]
-        log_loss = float(np.mean(np.logaddexp(0.0, np.where(right, -scores, scores))))
-        if best is None or log_loss < best[0]:
-            best = (log_loss, strength, scores)
-    assert best is not None  # there is at least one strength
-    _, strength, scores = best
-    fitted = _fit(values, right, names, strength)
+        return scores
+
+    strength, scores = _best(_STRENGTHS, out_of_fold, right)
     scorer = replace(
-        fitted,
+        _fit(values, right, names, strength),
         task=records[0].task,
         display=fit_display(scores, right),
+        probe=probe,
         num_records=len(records),
     )
     return Training(scorer=scorer, out_of_fold=tuple(float(score) for score in scores))
@@ -101,12 +105,69 @@ def rescored(records: Sequence[Record], scorer: Scorer) -> tuple[Record, ...]:
         CalibrationError: A record has no features.
     """
     for record in records:
-        if not record.features:
+        if not record.features and not record.hidden:
             raise CalibrationError(
                 f"line {record.line}, key 'features': missing; a scorer needs them, write records with `edge-agent run --record`"
             )
     return tuple(
-        replace(record, score=scorer.score(record.features), probability=None) for record in records
+        replace(
+            record,
+            score=scorer.score(scorer.completed(record.features, record.hidden)),
+            probability=None,
+        )
+        for record in records
+    )
+
+
+_Splits = Sequence[tuple[NDArray[np.int_], NDArray[np.int_]]]
+
+
+def _with_probe(
+    records: Sequence[Record], right: NDArray[np.bool_], splits: _Splits
+) -> tuple[Probe | None, Sequence[Record]]:
+    """Fit a probe if all records have a hidden state, and give each record the out-of-fold logit as a feature."""
+    widths = {len(record.hidden) for record in records}
+    if len(widths) != 1 or 0 in widths:
+        return None, records
+    hidden = np.array([record.hidden for record in records], dtype=np.float64)
+
+    def out_of_fold(strength: float) -> NDArray[np.float64]:
+        logits = np.empty(len(records))
+        for seen, held_out in splits:
+            fold = _fit_probe(hidden[seen], right[seen], strength)
+            logits[held_out] = hidden[held_out] @ np.array(fold.coefficients) + fold.intercept
+        return logits
+
+    strength, logits = _best(_PROBE_STRENGTHS, out_of_fold, right)
+    return _fit_probe(hidden, right, strength), [
+        replace(record, features=(*record.features, ("probe", float(logit))))
+        for record, logit in zip(records, logits, strict=True)
+    ]
+
+
+def _best(
+    strengths: Sequence[float],
+    out_of_fold: Callable[[float], NDArray[np.float64]],
+    right: NDArray[np.bool_],
+) -> tuple[float, NDArray[np.float64]]:
+    """The strength with the lowest out-of-fold log-loss, and its logits."""
+    tried = [(strength, out_of_fold(strength)) for strength in strengths]
+
+    def log_loss(logits: NDArray[np.float64]) -> float:
+        return float(np.mean(np.logaddexp(0.0, np.where(right, -logits, logits))))
+
+    return min(tried, key=lambda pair: log_loss(pair[1]))
+
+
+def _fit_probe(hidden: NDArray[np.float64], right: NDArray[np.bool_], strength: float) -> Probe:
+    mean, deviation = hidden.mean(axis=0), hidden.std(axis=0)
+    scale = np.where(deviation > 1e-12, deviation, 1.0)
+    model = LogisticRegression(C=strength, max_iter=2000)
+    model.fit((hidden - mean) / scale, right)
+    coefficients = model.coef_[0] / scale
+    return Probe(
+        coefficients=tuple(map(float, coefficients)),
+        intercept=float(model.intercept_[0] - mean @ coefficients),
     )
 
 

@@ -37,6 +37,7 @@ def test_all_keys_survive_a_round_trip(tmp_path: Path) -> None:
         cluster="patient-1",
         slices=(("device", "7"), ("site", "north")),
         features=(("opt_max", 0.1), ("gnll", 2.0)),
+        hidden=(0.5, -70000.0),
         setup="a" * 64,
         cloud_correct=False,
         probability=0.9,
@@ -78,6 +79,9 @@ def test_any_line_reads_back_equal(score: float, loss: float, name: str) -> None
         (GOOD | {"splitt": "dev"}, "splitt"),
         (GOOD | {"setup": "short"}, "setup"),
         (GOOD | {"id": ""}, "id"),
+        (GOOD | {"hidden": "%%%"}, "hidden"),
+        (GOOD | {"hidden": "AAA="}, "hidden"),
+        (GOOD | {"hidden": "AADAfw=="}, "hidden"),  # NaN
         (GOOD | {"features": {"a": "b"}}, "features.a"),
         ({"id": "a", "score": 0.5, "loss": 1.5}, "loss"),
     ],
