@@ -48,8 +48,8 @@ from edge_agent.http_bodies import (
     parse_chat,
 )
 from edge_agent.metrics import CONTENT_TYPE, Metrics
-from edge_agent.stop_strings import StopCutter
 from partition.errors import ContextLengthError, PartitionError
+from partition.stop_strings import StopStrings
 from partition.task import Task, TaskKind
 from protos.request_id import new_request_id
 
@@ -198,7 +198,8 @@ class _Endpoints:
         if body.stream:
             return await self._stream(http, request, body, completion)
         answer = await self._ask(http, request)
-        text = StopCutter(request.stop).cut(answer.text)
+        stops = StopStrings(request.stop)
+        text = stops.add(answer.text) + stops.finish()
         return JSONResponse(completion.whole(answer, text), headers={"x-request-id": request_id})
 
     async def retrieve(self, http: HttpRequest) -> Response:
@@ -308,7 +309,7 @@ class _Endpoints:
         finally:
             watch.cancel()  # from here on the response itself notices
         return _ClosingStream(
-            self._events(first, pieces, body, completion, StopCutter(request.stop)),
+            self._events(first, pieces, body, completion, StopStrings(request.stop)),
             pieces.aclose,
             headers={
                 "x-request-id": request.id,
@@ -323,19 +324,19 @@ class _Endpoints:
         pieces: AsyncIterator[str | Answer],
         body: ChatBody,
         completion: Completion,
-        cutter: StopCutter,
+        stops: StopStrings,
     ) -> AsyncIterator[bytes]:
         yield event_of(completion.chunk({"role": "assistant", "content": ""}))
         piece: str | Answer = first
         try:
             while not isinstance(piece, Answer):
-                if text := cutter.feed(piece):
+                if text := stops.add(piece):
                     yield event_of(completion.chunk({"content": text}))
                 piece = await anext(pieces)
         except ApiError as error:  # too late for a status of its own
             yield event_of(error.body)
             return
-        if text := cutter.finish():
+        if text := stops.finish():
             yield event_of(completion.chunk({"content": text}))
         yield event_of(completion.last_chunk(piece))
         if body.wants_usage_chunk:

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.answer_text import AnswerText, DivergedError
-from edge_agent.stop_strings import StopCutter
 
 TEXT = st.text(alphabet="ab\n é", max_size=30)
 
@@ -73,23 +72,3 @@ def test_an_answer_shorter_than_what_was_shown_is_another() -> None:
     answer.add("abc")
     with pytest.raises(DivergedError):
         answer.finish("ab")
-
-
-def cut_simply(text: str, stops: tuple[str, ...]) -> str:
-    return text[: min((i for stop in stops if (i := text.find(stop)) >= 0), default=len(text))]
-
-
-@given(
-    text=TEXT,
-    stops=st.lists(st.text(alphabet="ab\n", min_size=1, max_size=4), max_size=3).map(tuple),
-    cuts=CUTS,
-)
-def test_stop_strings_cut_the_same_in_pieces_as_whole(
-    text: str, stops: tuple[str, ...], cuts: list[int]
-) -> None:
-    cutter, seen = StopCutter(stops), ""
-    for piece in split(text, cuts):
-        seen += cutter.feed(piece)
-        assert cut_simply(text, stops).startswith(seen)
-    seen += cutter.finish()
-    assert seen == cut_simply(text, stops) == StopCutter(stops).cut(text)
