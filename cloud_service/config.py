@@ -92,6 +92,15 @@ class StateConfig(_Section):
     outbox_ttl_s: _Positive = 90 * 86400.0
 
 
+class ReleasesConfig(_Section):
+    """What devices may fetch; without a folder this server publishes nothing."""
+
+    directory: Path | None = None  # of the repository that `cloud-service publish` makes
+    online_keys: Path | None = None  # folder; without it, metadata is not signed again here
+    look_every_s: _Positive = 60.0  # at the rollouts
+    sign_every_s: _Positive = 3600.0  # the timestamp
+
+
 class CloudConfig(Settings):
     """Everything that can be configured."""
 
@@ -115,6 +124,7 @@ class CloudConfig(Settings):
     prices: PricesConfig = PricesConfig()
     drain: DrainConfig = DrainConfig()
     state: StateConfig = StateConfig()
+    releases: ReleasesConfig = ReleasesConfig()
 
     @model_validator(mode="after")
     def _plaintext_stays_on_loopback(self) -> Self:
@@ -171,4 +181,6 @@ _PATHS = (
     ("model", "local_dirs"),
     ("state", "directory"),
     ("state", "master_key"),
+    ("releases", "directory"),
+    ("releases", "online_keys"),
 )

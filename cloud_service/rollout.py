@@ -133,12 +133,23 @@ def shown_failure_bound(num_good: int, confidence: float = 0.95) -> float:
     return 1.0 if num_good == 0 else 1 - (1 - confidence) ** (1 / num_good)
 
 
-def buckets_for(percent: float, num_devices: int, num_buckets: int) -> int:
-    """Return the buckets of a ring; no ring is smaller than MIN_RING_DEVICES on average."""
-    share = percent / 100
-    if num_devices > 0:
-        share = max(share, MIN_RING_DEVICES / num_devices)
-    return min(num_buckets, math.ceil(share * num_buckets))
+def buckets_for(percent: float, places: Sequence[int], num_buckets: int) -> int:
+    """Return how many buckets a ring opens.
+
+    Args:
+        percent: Of the channel's devices.
+        places: The bucket of every device that is known.
+        num_buckets: There are.
+
+    Returns:
+        At least the share of the buckets, and so many that the share of the known devices falls into them, but no fewer
+        than MIN_RING_DEVICES: chance must not make a ring of one.
+    """
+    buckets = math.ceil(percent / 100 * num_buckets)
+    wanted = min(len(places), max(MIN_RING_DEVICES, math.ceil(percent / 100 * len(places))))
+    if wanted:
+        buckets = max(buckets, sorted(places)[wanted - 1] + 1)
+    return min(num_buckets, buckets)
 
 
 def decide(
@@ -173,8 +184,9 @@ def decide(
     waited = now_s - ring_began_s
     if waited < policy.soak_s:
         return _wait(f"the ring soaks for another {round(policy.soak_s - waited)} s")
-    if len(executed) < policy.min_executed:
-        return _wait(f"{len(executed)} of at least {policy.min_executed} verdicts are in")
+    least = min(policy.min_executed, len(timed))
+    if len(executed) < least:
+        return _wait(f"{len(executed)} of at least {least} verdicts are in")
     if len(reported) < policy.report_share * len(online):
         return _wait(f"{len(reported)} of {len(online)} devices that are online have a verdict")
     good = len(executed) - len(failed)

@@ -38,13 +38,14 @@ from cloud_service.interceptors import (
     translated,
 )
 from cloud_service.metrics import Metrics
+from cloud_service.release_service import ReleaseService
 from cloud_service.servicers import (
     FeedbackServicer,
     InferenceServicer,
     ServiceParts,
-    SyncServicer,
 )
 from cloud_service.state_store import StateStore, open_state
+from cloud_service.sync_servicer import SyncServicer
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 from protos.sync.v1 import sync_pb2, sync_pb2_grpc
@@ -115,6 +116,7 @@ class CloudServer:
             dedupe=Dedupe(store, envelope),
             metrics=self.metrics,
         )
+        self._releases = ReleaseService(config.releases)
         self._calls = RunningCalls()
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -144,6 +146,7 @@ class CloudServer:
         self._tasks = [
             asyncio.create_task(self._keep_house()),
             asyncio.create_task(self._watch_lag()),
+            asyncio.create_task(self._releases.keep_house()),
         ]
         backend = await self._make_backend(self._config, self.metrics)
         self._parts.models.fill(backend)
@@ -155,6 +158,7 @@ class CloudServer:
         """Go away in good order; harmless when repeated."""
         started_s, drain = time.monotonic(), self._config.drain
         self._calls.is_draining = True
+        self._releases.end_watches()
         await self._health.enter_graceful_shutdown()
         if len(self._calls):
             await asyncio.sleep(drain.balancer_s)
@@ -167,6 +171,7 @@ class CloudServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._parts.models.close()
+        await asyncio.to_thread(self._releases.close)
         await self._probes.stop(None)
         if self._close_metrics is not None:
             await asyncio.to_thread(self._close_metrics)
@@ -194,7 +199,7 @@ class CloudServer:
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(
             FeedbackServicer(self._parts), server
         )
-        sync_pb2_grpc.add_SyncServiceServicer_to_server(SyncServicer(), server)
+        sync_pb2_grpc.add_SyncServiceServicer_to_server(SyncServicer(self._releases), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._config.reflection:
             from grpc_reflection.v1alpha import reflection

@@ -37,7 +37,6 @@ from cloud_service.state_store import StateStore
 from protos.errors import InProgressError, UnsupportedError
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
-from protos.sync.v1 import sync_pb2, sync_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -280,36 +279,3 @@ class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
         response = feedback_pb2.ReportResponse(num_stored=len(outcomes)).SerializeToString()
         parts.dedupe.complete(connection, begun, response, expires=now + ttl_s)
         return response
-
-
-_NO_RELEASES: Final = "this server publishes no releases; ask the operator for the one that does"
-
-
-class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
-    """Releases to devices; this server has none."""
-
-    async def GetMetadata(
-        self, request: sync_pb2.GetMetadataRequest, context: Context
-    ) -> sync_pb2.GetMetadataResponse:
-        """Signed metadata."""
-        raise UnsupportedError(_NO_RELEASES)
-
-    async def GetBlob(
-        self, request: sync_pb2.GetBlobRequest, context: Context
-    ) -> AsyncIterator[sync_pb2.GetBlobResponse]:
-        """A file of a release."""
-        raise UnsupportedError(_NO_RELEASES)
-        yield sync_pb2.GetBlobResponse()  # makes this a generator
-
-    async def WatchDesired(
-        self, request: sync_pb2.WatchDesiredRequest, context: Context
-    ) -> AsyncIterator[sync_pb2.WatchDesiredResponse]:
-        """Hints that there is something new."""
-        raise UnsupportedError(_NO_RELEASES)
-        yield sync_pb2.WatchDesiredResponse()  # makes this a generator
-
-    async def Report(
-        self, request: sync_pb2.ReportRequest, context: Context
-    ) -> sync_pb2.ReportResponse:
-        """How a release fares on a device."""
-        raise UnsupportedError(_NO_RELEASES)

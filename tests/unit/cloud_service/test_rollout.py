@@ -90,7 +90,8 @@ def step(them, *, policy=None, hours=100.0, is_last_ring=False, baseline=None):
     [
         (devices(good=20), 25, Action.ADVANCE),
         (devices(good=20), 23, Action.WAIT),  # soak
-        (devices(good=4), 25, Action.WAIT),  # too few verdicts
+        (devices(good=4, pending=1), 25, Action.WAIT),  # too few verdicts
+        (devices(good=4), 25, Action.ADVANCE),  # there are no more
         (devices(good=20, pending=5), 25, Action.WAIT),  # too few of the ring
         (devices(good=20, pending=2), 25, Action.ADVANCE),
         (devices(good=16, failed=4), 1, Action.ABORT),
@@ -142,7 +143,10 @@ def test_holds_for_what_is_no_failure():
 
 
 def test_no_ring_has_fewer_than_five_devices():
-    assert buckets_for(1.0, 10_000, 10_000) == 100
-    assert buckets_for(1.0, 50, 10_000) == 1000
-    assert buckets_for(1.0, 3, 10_000) == 10_000
-    assert buckets_for(100.0, 0, 10_000) == 10_000
+    even = list(range(0, 10_000, 50))  # 200 devices
+    assert buckets_for(1.0, range(10_000), 10_000) == 100
+    assert buckets_for(1.0, even, 10_000) == 201
+    assert buckets_for(10.0, even, 10_000) == 1000
+    assert buckets_for(1.0, [5, 9_000, 77], 10_000) == 9_001
+    assert buckets_for(100.0, [], 10_000) == 10_000
+    assert buckets_for(1.0, [], 10_000) == 100
