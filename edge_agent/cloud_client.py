@@ -28,7 +28,9 @@ from edge_agent.cloud import (
 )
 from edge_agent.cloud_channel import ChannelSettings, CloudChannel, TlsFiles
 from edge_agent.cloud_generation import Generation, Pauses, RetrySettings
+from edge_agent.extend_stream import ExtendStream
 from edge_agent.metrics import Metrics
+from partition.frame_messages import Opening
 from partition.task import Role
 from protos.errors import (
     DeadlineExceededError,
@@ -125,6 +127,7 @@ class CloudClient:
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
         num_attempts: int | None = None,
+        on_sent: Callable[[int], None] | None = None,
     ) -> CloudAnswer:
         """Have the large model answer; see :class:`edge_agent.cloud.Cloud`."""
         if type(anonymized) is not Anonymized:  # not isinstance: a subclass could hold anything
@@ -135,6 +138,7 @@ class CloudClient:
             request=self._generate_request(anonymized, options),
             task=anonymized.task,
             on_text=on_text,
+            on_sent=on_sent,
             cancel=cancel or threading.Event(),
             ends_at=self._clock() + deadline_s,
             clock=self._clock,
@@ -152,6 +156,20 @@ class CloudClient:
         )
         answer: CloudAnswer = retrying(self._attempt, generation)
         return answer
+
+    def open_frames(self, anonymized: Anonymized, opening: Opening) -> ExtendStream:
+        """Open a session for VERIFY or SPLIT of one request; connects with the first frame.
+
+        Args:
+            anonymized: The request whose ids or hidden states will travel; nothing else is accepted.
+            opening: What both sides must agree on.
+
+        Raises:
+            TypeError: ``anonymized`` is something else.
+        """
+        if type(anonymized) is not Anonymized:
+            raise TypeError("only Anonymized may leave the device; anonymize the request first")
+        return ExtendStream(self._channel.lend, opening, clock=self._clock)
 
     def get_model(self, *, deadline_s: float = 10.0) -> CloudModel:
         """Ask which model answers; see :class:`edge_agent.cloud.Cloud`."""
@@ -232,7 +250,7 @@ class CloudClient:
         with self._call(_INFERENCE, "Generate") as call:
             stub = inference_pb2_grpc.InferenceServiceStub(call.channel)
             call.sent(generation.request)
-            generation.sent_bytes += call.sent_bytes
+            generation.sent(call.sent_bytes)
             with _stream(
                 stub.Generate(generation.request, timeout=left_s), generation.cancel
             ) as stream:
