@@ -129,6 +129,7 @@ class Cloud(Protocol):
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
         num_attempts: int | None = None,
+        on_sent: Callable[[int], None] | None = None,
     ) -> CloudAnswer:
         """Have the large model answer.
 
@@ -140,6 +141,7 @@ class Cloud(Protocol):
             cancel: Ends the call from another thread; at once when it is a :class:`~edge_agent.cancellation.Cancellation`,
                 else with the next piece.
             num_attempts: At most; None: the client's own number.
+            on_sent: Told of the bytes of each attempt before they go out, so that those of a failed call count as well.
 
         Raises:
             WireError: One of its kinds (:mod:`protos.errors`).

@@ -57,17 +57,19 @@ class Generation:
         request: inference_pb2.GenerateRequest,
         task: Task,
         on_text: Callable[[str], None] | None,
+        on_sent: Callable[[int], None] | None,
         cancel: threading.Event,
         ends_at: float,
         clock: Callable[[], float],
     ) -> None:
         self.request = request
         self.cancel = cancel
-        self.sent_bytes = 0
+        self._sent_bytes = 0
         self.num_attempts = 0
         self.answer: inference_pb2.Finished | None = None
         self._task = task
         self._on_text = on_text
+        self._on_sent = on_sent
         self._ends_at = ends_at
         self._clock = clock
         self._began_at = clock()
@@ -104,6 +106,12 @@ class Generation:
         else:
             self._text.begin_anew()
         return left_s
+
+    def sent(self, num_bytes: int) -> None:
+        """Count what an attempt sends."""
+        self._sent_bytes += num_bytes
+        if self._on_sent is not None:
+            self._on_sent(num_bytes)
 
     def take(self, event: inference_pb2.GenerateResponse) -> None:
         """Take one event of the stream."""
@@ -155,7 +163,7 @@ class Generation:
             compute_ms=finished.usage.compute_us / 1000,
             queue_ms=finished.usage.queue_us / 1000,
             replayed=started.replayed,
-            sent_bytes=self.sent_bytes,
+            sent_bytes=self._sent_bytes,
             num_attempts=self.num_attempts,
             first_text_ms=(
                 None

@@ -81,7 +81,8 @@ class Delivery:
         self._on_answer = on_answer
         self._jitter = jitter
         self._closed = Cancellation()
-        self._wake = threading.Event()
+        self._wake = threading.Event()  # something new waits
+        self._hurry = threading.Event()  # the cloud is there, or nothing more will be delivered
         self._thread: threading.Thread | None = None
         self._step_lock = threading.Lock()
         self._retry_after_s = 0.0
@@ -102,7 +103,7 @@ class Delivery:
     def close(self) -> None:
         """Stop delivering and close the outbox; an item under way is put back. A second call does nothing."""
         self._closed.set()
-        self._wake.set()
+        self.wake()
         if self._thread is not None:
             self._thread.join()
         with self._step_lock:
@@ -136,6 +137,7 @@ class Delivery:
 
     def wake(self) -> None:
         """Try again now instead of after the pause; for who has just reached the cloud."""
+        self._hurry.set()
         self._wake.set()
 
     def collect(self, request_id: str, *, keep: bool = False) -> Answer | None:
@@ -216,6 +218,9 @@ class Delivery:
         num_failures = 0
         while not self._closed.is_set():
             self._wake.clear()
+            self._hurry.clear()
+            if self._closed.is_set():
+                return
             try:
                 step = self._step(deadline_s=self._settings.attempt_deadline_s)
             except OutboxError as error:  # a full disk, say, may pass
@@ -230,7 +235,7 @@ class Delivery:
                 num_failures = 0
             elif step is _Step.UNREACHABLE:
                 num_failures += 1
-                self._closed.wait(self._pause_s(num_failures))
+                self._hurry.wait(self._pause_s(num_failures))
             else:
                 num_failures = 0
                 self._wake.wait(self._next_look_s())

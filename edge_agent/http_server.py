@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from edge_agent.agent import EdgeAgent
-from edge_agent.assembly import assemble
 from edge_agent.config import EdgeConfig
 from edge_agent.errors import ConfigError
 from edge_agent.http_api import LOOPBACK_NAMES, HttpSettings, create_app
@@ -25,7 +24,7 @@ def serve_http(config: EdgeConfig) -> None:
     name = f"[{host}]" if ":" in host else host
     if name not in LOOPBACK_NAMES:
         logger.warning("the HTTP API listens on %s: every machine that reaches it may ask", host)
-    with EdgeAgent(**assemble(config)) as agent:
+    with EdgeAgent.from_settings(config) as agent:
         app = create_app(
             agent,
             default_task=agent.default_task,

@@ -224,6 +224,7 @@ class Journey:
                     deadline_s=task.limits.deadline_s,
                     on_text=show.feed if self._on_text is not None else None,
                     cancel=self._cancel,
+                    on_sent=self._count_sent,
                 )
             except RequestCancelledError:
                 raise RequestStoppedError(_STOPPED) from None
@@ -233,9 +234,11 @@ class Journey:
                 logger.warning("request %s: %s", self._request.id, error)
                 return str(error)
         show.finish()
-        self._sent_bytes += answer.sent_bytes
         self._parts.delivery.wake()
         return answer
+
+    def _count_sent(self, num_bytes: int) -> None:
+        self._sent_bytes += num_bytes
 
     def _put_into_outbox(self, task: Task) -> None:
         assert self._anonymized is not None

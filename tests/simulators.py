@@ -84,6 +84,7 @@ class SimulatedCloud:
         on_text: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
         num_attempts: int | None = None,
+        on_sent: Callable[[int], None] | None = None,
     ) -> CloudAnswer:
         if type(anonymized) is not Anonymized:
             raise TypeError("only Anonymized may leave the device")
@@ -96,6 +97,8 @@ class SimulatedCloud:
             if not replayed:
                 self.effects[anonymized.request_id] = self._answer(anonymized)
             answer = self.effects[anonymized.request_id]
+        if on_sent is not None:
+            on_sent(answer.sent_bytes)
         for piece in answer.text.split(" ") if on_text is not None else ():
             on_text(piece + " ") if piece != answer.text.split(" ")[-1] else on_text(piece)
         return answer

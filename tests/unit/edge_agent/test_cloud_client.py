@@ -692,3 +692,14 @@ def test_no_identifier_passes_a_recorded_link() -> None:
         sent = bytes(proxy.sent)
     assert b"coughs" in sent, "the link is recorded before TLS"
     assert b"MRN-7788" not in sent
+
+
+def test_bytes_of_failed_calls_are_told_too() -> None:
+    sent: list[int] = []
+    with (
+        ScriptedCloud(refuses(UnavailableError("gone"))) as cloud,
+        client_of(cloud.target) as client,
+    ):
+        with pytest.raises(UnavailableError):
+            client.generate(make_anonymized(), options=OPTIONS, on_sent=sent.append)
+        assert sent == [request.ByteSize() + 5 for request in cloud.requests]

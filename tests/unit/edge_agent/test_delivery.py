@@ -311,3 +311,16 @@ def test_a_damaged_answer_is_told_in_one_sentence(tmp_path: Path) -> None:
 def test_nobody_knows_an_id_that_never_waited(tmp_path: Path) -> None:
     with delivering(tmp_path, None) as (delivery, _), pytest.raises(InputError):
         delivery.collect("never")
+
+
+def test_waking_shortens_the_pause(tmp_path: Path) -> None:
+    cloud = SimulatedCloud()
+    cloud.is_reachable = False
+    patient = DeliverySettings(first_pause_s=60)
+    with delivering(tmp_path, cloud, settings=patient) as (delivery, outbox):
+        delivery.start()
+        put(delivery, "r-1")
+        time.sleep(0.1)
+        cloud.is_reachable = True
+        delivery.wake()
+        wait_for(lambda: outbox.state("r-1") is State.DONE)
