@@ -90,6 +90,13 @@ def test_a_local_folder_comes_first(tmp_path: Path) -> None:
     assert (tmp_path / "m.gguf").exists()
 
 
+def test_a_local_file_of_another_size_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(CONTENT[:-1])
+    models = store(tmp_path, file_entry(CONTENT), local_dirs=(tmp_path,))
+    with pytest.raises(NotFetchedError, match=f"has {len(CONTENT) - 1} bytes instead of"):
+        models.get("m")
+
+
 def test_wheels_in_a_local_folder_are_used_offline_and_left_there(tmp_path: Path) -> None:
     catalog = file_entry(CONTENT, parts_of(tmp_path / "usb", CONTENT, 3))
     models = store(tmp_path, catalog, local_dirs=(tmp_path / "usb",), offline=True)
