@@ -6,14 +6,15 @@ becomes U+FFFD. Nothing is normalised here; the anonymizer matches on a normalis
 
 from __future__ import annotations
 
-import math
 import re
 
 from edge_agent.errors import InputError
 from edge_agent.flow import KnownValue, Prepared, Request
 from partition.task import Message, Role, Task
 
-PREPROCESS_VERSION = "1"  # part of every certificate's fingerprint: raise it whenever cleaning changes
+PREPROCESS_VERSION = (
+    "1"  # part of every certificate's fingerprint: raise it whenever cleaning changes
+)
 LANGUAGES = ("en", "pt", "zh")
 MAX_MESSAGES = 512
 MAX_ID_CHARACTERS = 256
@@ -153,9 +154,9 @@ def _check_parameters(request: Request) -> None:
         raise InputError(f"the language must be one of {', '.join(LANGUAGES)}; name one, or none")
     if request.max_output_tokens is not None and request.max_output_tokens < 1:
         raise InputError("max_output_tokens must be at least 1; raise it")
-    if not (math.isfinite(request.temperature) and 0.0 <= request.temperature <= 2.0):
+    if not 0.0 <= request.temperature <= 2.0:  # not of a NaN either
         raise InputError("temperature must be between 0 and 2; correct it")
-    if not 0.0 < request.top_p <= 1.0:  # not of a NaN either
+    if not 0.0 < request.top_p <= 1.0:
         raise InputError("top_p must be above 0 and at most 1; correct it")
     if len(request.stop) > MAX_STOPS or not all(request.stop):
         raise InputError(f"stop takes at most {MAX_STOPS} texts, none of them empty; correct it")

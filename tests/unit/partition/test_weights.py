@@ -534,8 +534,13 @@ def test_the_bar_appears_after_two_seconds_and_only_when_wanted(
 ) -> None:
     now = 0.0
     with ProgressBar("model", 10, enabled=True, clock=lambda: now) as bar:
+        bar.update(9)
+        now = 1.9
+        bar.update(10)
+    assert capsys.readouterr().err == ""
+    now = 0.0
+    with ProgressBar("model", 10, enabled=True, clock=lambda: now) as bar:
         bar.update(1)
-        assert capsys.readouterr().err == ""
         now = 2.5
         bar.update(5)
     assert "model" in capsys.readouterr().err
