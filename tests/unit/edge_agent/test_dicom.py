@@ -22,6 +22,7 @@ from pydicom.valuerep import PersonName
 
 from edge_agent.dicom import MAX_HEADER_BYTES, read_report
 from edge_agent.dicom_identifiers import person_names
+from edge_agent.dicom_reader import MAX_INFLATED_BYTES
 from edge_agent.errors import ConfigError, InputError
 from edge_agent.flow import Entity, Request
 from edge_agent.preprocess import prepare
@@ -130,7 +131,7 @@ def test_encapsulated_text(kind: str, content: bytes, text: str) -> None:
     dataset = Dataset()
     dataset.MIMETypeOfEncapsulatedDocument = kind
     dataset.EncapsulatedDocumentLength = len(content)
-    dataset.EncapsulatedDocument = content + b"\0" * (len(content) % 2)
+    dataset.EncapsulatedDocument = content + b"z" * (2 + len(content) % 2)  # no part of it
     assert read_report(written(dataset)).text == text
 
 
@@ -265,6 +266,27 @@ def test_a_deflated_report_is_read_and_a_deflate_bomb_is_not() -> None:
     assert len(bomb) < 1 << 20
     with pytest.raises(InputError):
         read_report(head[:meta_end] + bomb)
+
+
+def test_a_picture_that_inflates_beyond_the_bound_is_not_inflated() -> None:
+    dataset = Dataset()
+    dataset.StudyDescription = "Chest"
+    dataset.BitsAllocated = 8
+    dataset.PixelData = bytes(MAX_INFLATED_BYTES)
+    raw = written(dataset, deflated=True)
+    del dataset
+    assert len(raw) < 1 << 20
+    with pytest.raises(InputError, match="damaged"):
+        read_report(raw, ("StudyDescription",))
+
+
+def test_a_value_of_which_nothing_is_left_is_noticed() -> None:
+    dataset = Dataset()
+    dataset.StudyDescription = "Chest"
+    dataset.ImageComments = "No nodule was seen."
+    raw = written(dataset)
+    with pytest.raises(InputError, match="damaged, cut off"):
+        read_report(raw[: raw.index(b"No nodule")], ("StudyDescription", "ImageComments"))
 
 
 def test_endless_nesting_is_refused() -> None:
