@@ -14,7 +14,7 @@ import os
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge_agent.anonymize.anonymized import _SEAL, Anonymized, is_sealed
-from edge_agent.anonymize.errors import VaultError
+from edge_agent.errors import VaultError
 from edge_agent.flow import Entity
 from partition.task import Limits, Message, Policy, Role, Task, TaskKind
 

@@ -1,0 +1,1 @@
+"""Training: what makes the edge model and the anonymizer better."""

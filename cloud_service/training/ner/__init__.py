@@ -1,0 +1,1 @@
+"""The recipe of the anonymizer's own NER heads: synthetic clinical notes in, small spaCy pipelines out."""

@@ -1,0 +1,289 @@
+"""Veto: drops or trims what ONLY a statistical model found and what medicine needs. It never touches the other steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from edge_agent.anonymize.alignment import MatchText
+from edge_agent.anonymize.lexicon import (
+    COMMON_NAMES,
+    CREDENTIALS,
+    KEPT_PLACES,
+    MEDICAL,
+    PARTICLES,
+    STOP,
+    TITLES,
+)
+from edge_agent.anonymize.recognizers.quantities import follows_unit
+from edge_agent.anonymize.span import Span, Step
+from edge_agent.flow import Entity
+
+_WORD = re.compile(r"[^\W_]+(?:['.-][^\W_]+)*\.?")
+_MEDICAL_AFTER = re.compile(
+    r"(?:'?s)? (?:disease|syndrome|sign|test|fracture|lymphoma|thyroiditis|catheter|drain|lesion|deformity|cyst|hernia|procedure|score|scale|class(?:ification)?|criteria|palsy|phenomenon|reflex|tumou?r|line|tube|wire|clamp|stain|lactate|solution|position|sarcoma|node|diverticulum|point|pouch|maneuver|sequence|"
+    r"ulcer|esophagus|anemia|contracture|nerve|ganglion|muscle|ligament|tendon|artery|vein|duct|gland|fundoplication|anastomosis|incision|suture|units?|mg|ml|tablets?)(?![a-z])"
+)
+_MEDICAL_BEFORE = re.compile(
+    r"(?:doenca|sindrome|sinal|teste|fratura|linfoma|cateter|sonda|dreno|cisto|tumor|escala|classificacao|manobra|reflexo|soro|fio|tireoidite|mal|escore|indice|metodo|tecnica|cirurgia|criterios?) (?:de |do |da )$|综合征|征$|病$"
+)
+_CHINESE_TERMS = frozenset(
+    [
+        "墨菲",
+        "格拉斯哥",
+        "帕金森",
+        "阿尔茨海默",
+        "霍奇金",
+        "克罗恩",
+        "巴宾斯基",
+        "巴氏",
+        "库欣",
+        "雷诺",
+        "格雷夫斯",
+        "桥本",
+        "川崎",
+        "唐氏",
+        "马凡",
+        "梅尼埃",
+        "贝尔",
+        "霍纳",
+        "威尔逊",
+        "亨廷顿",
+        "吉兰",
+        "巴雷",
+        "格林",
+        "夏科",
+        "麦氏",
+        "拉塞格",
+        "罗姆伯格",
+        "布鲁津斯基",
+        "克尼格",
+        "霍夫曼",
+        "弗莱彻",
+        "肯尼迪",
+        "奥迪",
+        "贝克",
+        "科雷斯",
+        "福利",
+        "斯旺",
+        "甘兹",
+        "希氏",
+        "浦肯野",
+        "林格",
+        "林格氏",
+        "瓦氏",
+        "特伦德伦伯格",
+        "雅培",
+        "西门子",
+        "飞利浦",
+        "通用电气",
+        "美敦力",
+        "东芝",
+        "佳能",
+        "联影",
+        "迈瑞",
+        "强生",
+        "罗氏",
+        "辉瑞",
+        "拜耳",
+        "阿司匹林",
+        "二甲双胍",
+        "布洛芬",
+        "奥美拉唑",
+        "阿托伐他汀",
+        "氯吡格雷",
+        "华法林",
+        "肝素",
+        "头孢",
+        "阿莫西林",
+        "胰岛素",
+        "硝苯地平",
+        "美托洛尔",
+        "缬沙坦",
+        "氨氯地平",
+        "瑞舒伐他汀",
+        "甘露醇",
+        "地塞米松",
+        "泼尼松",
+        "左氧氟沙星",
+        "中国",
+        "美国",
+        "日本",
+        "英国",
+        "德国",
+        "法国",
+        "韩国",
+        "华",
+        "中",
+        "美",
+        "欧",
+        "北纬",
+        "东经",
+        "右上",
+        "左下",
+        "颈",
+        "胸",
+        "腰",
+    ]
+)
+_DEPARTMENT = re.compile(r"[\u4e00-\u9fff]{1,6}(?:科|室|中心|部|组|病区)$")
+
+
+def veto(spans: Iterable[Span], document: MatchText) -> Iterator[Span]:
+    """Spans of the model that survive, trimmed; the others unchanged."""
+    for span in spans:
+        if span.step is not Step.NER:
+            yield span
+            continue
+        trimmed = _trimmed(span, document)
+        if trimmed is not None and not _is_medical(trimmed, document):
+            yield trimmed
+
+
+def _trimmed(span: Span, document: MatchText) -> Span | None:
+    """Without titles, function words and credentials at its ends."""
+    folded, text = document.folded, document.text
+    words = list(_WORD.finditer(folded, span.start, span.end))
+    while words and _is_edge(words[0].group(), text[words[0].start()], span.entity, first=True):
+        words.pop(0)
+    while words and _is_edge(words[-1].group(), text[words[-1].start()], span.entity, first=False):
+        words.pop()
+    if not words:
+        return None
+    start, end = words[0].start(), words[-1].end()
+    if (
+        span.entity is not Entity.PERSON
+        and text[start - 1 : start] == "("
+        and ")" in text[start : span.end]
+    ):
+        start -= 1
+    last = words[-1].group()
+    if last.endswith(".") and not (len(last) == 2 or last in ("jr.", "sr.", "inc.", "st.")):
+        end -= 1
+    if folded.startswith("'s", end - 2) and end - start > 3 and span.entity is Entity.PERSON:
+        end -= 2
+    return Span(start, end, span.entity, span.step)
+
+
+def _is_edge(word: str, first_letter: str, entity: Entity, *, first: bool) -> bool:
+    bare = word.strip(".")
+    if entity in (Entity.ID, Entity.PHONE, Entity.DATE, Entity.AGE):
+        return not any(c.isdigit() for c in bare) and entity is not Entity.DATE
+    if entity is Entity.PERSON:
+        if bare in COMMON_NAMES:
+            return False
+        if bare.isdigit() or (bare in STOP and len(bare) > 1):
+            return True
+        if first:
+            return (
+                (bare in TITLES or bare in PARTICLES)
+                and len(bare) > 1
+                and not (first_letter.isupper() and len(bare) == 2 and bare not in TITLES)
+            )
+        return bare in CREDENTIALS or bare in PARTICLES
+    return (
+        (bare in STOP or bare in PARTICLES or bare in MEDICAL)
+        and bare not in COMMON_NAMES
+        and bare
+        not in (
+            "hospital",
+            "clinica",
+            "laboratorio",
+            "centro",
+            "clinic",
+            "medical",
+            "center",
+            "health",
+            "surgery",
+            "imaging",
+            "centre",
+            "family",
+            "general",
+            "st",
+            "new",
+            "school",
+            "group",
+        )
+    )
+
+
+def _is_medical(span: Span, document: MatchText) -> bool:
+    folded, text = document.folded, document.text
+    value = folded[span.start : span.end]
+    words = [word.strip(".'") for word in re.findall(r"[^\s,;/()-]+", value)]
+    if span.entity in (Entity.PERSON, Entity.LOCATION, Entity.ORGANIZATION):
+        letters = sum(c.isalpha() for c in value)
+        if letters < 2:
+            return True
+        if (
+            value in _CHINESE_TERMS
+            or value.removesuffix("氏") in _CHINESE_TERMS
+            or text.startswith(("征", "病", "氏", "综合征", "评分", "试验", "分级"), span.end)
+        ):
+            return True
+        if span.entity is Entity.ORGANIZATION and _DEPARTMENT.fullmatch(value):
+            return True
+        if any(c.isdigit() for c in value) and span.entity is Entity.PERSON:
+            return True
+        if _MEDICAL_AFTER.match(folded, span.end) and not text[span.start : span.end].count(" "):
+            return True
+        if _MEDICAL_BEFORE.search(folded, max(0, span.start - 24), span.start):
+            return True
+        if span.entity is Entity.LOCATION and all(w in KEPT_PLACES for w in words):
+            return True
+        known = [
+            w
+            for w in words
+            if w in MEDICAL
+            or (w in STOP and w not in COMMON_NAMES)
+            or w.removesuffix("'s") in MEDICAL
+        ]
+        if len(known) == len(words):
+            return True
+        if (
+            span.entity is Entity.PERSON
+            and len(words) == 1
+            and words[0] in COMMON_NAMES
+            and not text[span.start].isupper()
+        ):
+            # "may", "brown", "hill" in lower case are words unless everything is
+            return any(c.isupper() for c in text)
+        return False
+    if span.entity in (Entity.ID, Entity.PHONE, Entity.AGE):
+        digits = sum(c.isdigit() for c in value)
+        if span.entity is Entity.AGE:
+            return not (digits in (2, 3) and value.strip().isdigit() and 90 <= int(value) <= 130)
+        return (
+            digits < 4
+            or follows_unit(folded, span.end)
+            or value.startswith("1.2.840.10008")
+            or (digits < 5 and "/" in value)
+        )
+    return (
+        not any(c.isdigit() for c in value)
+        or bool(follows_unit(folded, span.end))
+        or not _date_like(value, folded, span)
+    )
+
+
+def _date_like(value: str, folded: str, span: Span) -> bool:
+    """A pair of small numbers that the model takes for a date; ratios and scores are its usual error."""
+    if value.count(".") > 2 or value.startswith("1.2.840"):
+        return False
+    pair = re.fullmatch(r"(\d{1,2})/(\d{1,2})", value.strip())
+    if pair is None:
+        return (
+            bool(re.search(r"[a-z]{3}|\d[-/.]\d", value))
+            and re.fullmatch(r"(?:1[89]|20)\d\d", value.strip()) is None
+        )
+    first, second = int(pair[1]), int(pair[2])
+    if not (1 <= first <= 31 and 1 <= second <= 31) or (first > 12 and second > 12):
+        return False
+    before = folded[max(0, span.start - 30) : span.start]
+    return not re.search(
+        r"(?:strength|pain|power|score|scale|grade|murmur|vision|apgar|dor|forca|glasgow|mmse|meem|sopro|\d+ |reflex|flexion|extension|pulse|[ctls]\d?)[\w :=]{0,12}$",
+        before,
+    ) and not re.match(
+        r" ?(?:tablet|tab|comprimido|week|semana|murmur|throughout|strength|in |of |bilateral)",
+        folded[span.end :],
+    )
