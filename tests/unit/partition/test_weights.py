@@ -11,6 +11,7 @@ import sys
 import time
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -338,6 +339,14 @@ def test_processes_that_want_the_same_model_fetch_it_once(tmp_path: Path) -> Non
         outputs = [child.communicate(timeout=60) for child in children]
     assert [child.returncode for child in children] == [0, 0, 0], outputs
     assert len({out for out, _ in outputs}) == 1
+    assert hub.gets == [""]
+
+
+def test_threads_that_want_the_same_model_fetch_it_once(tmp_path: Path) -> None:
+    with serving(Hub(CONTENT)) as hub, ThreadPoolExecutor(4) as pool:
+        models = store(tmp_path, file_entry(CONTENT, HUB_SOURCE), hub_endpoint=hub.endpoint)
+        paths = set(pool.map(lambda _: models.get("m"), range(4)))
+    assert len(paths) == 1
     assert hub.gets == [""]
 
 
