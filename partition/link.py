@@ -16,6 +16,12 @@ LARGE_BYTES = (
 )
 WEIGHT = 1 / 8
 NUM_KEPT = 200
+SHIFT_FACTOR = (
+    2.0  # samples beyond this many times the average, or below its inverse, one after the other ...
+)
+SHIFT_SAMPLES = (
+    3  # ... are a new level, which an average of weight 1/8 would take 16 frames to believe
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +42,7 @@ class Average:
         self.value: float | None = None
         self.deviation = 0.0
         self._last: deque[float] = deque(maxlen=NUM_KEPT)
+        self._outside: list[float] = []
 
     def add(self, sample: float) -> None:
         """Take one sample."""
@@ -44,7 +51,13 @@ class Average:
             self.value = sample
             return
         self.deviation += WEIGHT * (abs(sample - self.value) - self.deviation)
-        self.value += WEIGHT * (sample - self.value)
+        is_outside = not self.value / SHIFT_FACTOR <= sample <= self.value * SHIFT_FACTOR
+        self._outside = [*self._outside, sample] if is_outside else []
+        if len(self._outside) == SHIFT_SAMPLES:
+            self.value = sorted(self._outside)[SHIFT_SAMPLES // 2]
+            self._outside = []
+        else:
+            self.value += WEIGHT * (sample - self.value)
 
     def percentile(self, share: float) -> float | None:
         """Nearest-rank percentile of the kept samples; None without any."""

@@ -69,9 +69,11 @@ def test_a_degraded_link_shows_after_a_few_frames() -> None:
     estimator = LinkEstimator(GUESS)
     for _ in range(100):
         estimator.observe(bytes_up=100, bytes_down=100, elapsed_s=0.02)
-    for _ in range(3):
+    for _ in range(2):
         estimator.observe(bytes_up=100, bytes_down=100, elapsed_s=0.6)
-    assert estimator.state.round_trip_s > 0.2
+    assert estimator.state.round_trip_s < 0.2  # two may be an accident
+    estimator.observe(bytes_up=100, bytes_down=100, elapsed_s=0.7)
+    assert estimator.state.round_trip_s == pytest.approx(0.6)
     assert estimator.state.round_trip_p95_s == pytest.approx(0.02)
 
 
