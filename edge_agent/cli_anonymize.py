@@ -19,16 +19,27 @@ from partition.progress_bar import ProgressBar
 @click.option(
     "--input",
     "input_path",
-    required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     help='JSON lines {"id", "text"}.',
 )
 @click.option(
     "--output",
     "output_path",
-    required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     help="JSON lines with surrogates; a line that fails has an error and no text.",
+)
+@click.option(
+    "--dicom",
+    nargs=2,
+    metavar="IN OUT",
+    type=click.Path(path_type=Path),
+    help="Instead: a DICOM file or a folder of them, and the folder of the copies.",
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="With --dicom: the device's settings, whose key makes the pseudonyms.",
 )
 @click.option(
     "--language", type=click.Choice(("en", "pt", "zh")), help="Of every text; left out: found out."
@@ -41,14 +52,35 @@ from partition.progress_bar import ProgressBar
 @click.option("--offline", is_flag=True, help="Fetch nothing; the pipelines must be in the cache.")
 @json_option
 def anonymize(
-    input_path: Path,
-    output_path: Path,
+    input_path: Path | None,
+    output_path: Path | None,
+    dicom: tuple[Path, Path] | None,
+    config_path: Path | None,
     language: str | None,
     cache_dir: Path | None,
     offline: bool,
     as_json: bool,
 ) -> None:
     """Replace names, dates, numbers and other identifiers by surrogates."""
+    if (dicom is None) != (input_path is not None and output_path is not None) or (
+        dicom is not None and (input_path, output_path) != (None, None)
+    ):
+        raise click.UsageError("give --input and --output, or --dicom IN OUT")
+    if dicom is not None:
+        from edge_agent.cli_dicom import anonymize_dicom
+
+        anonymize_dicom(
+            *dicom,
+            language=language,
+            cache_dir=cache_dir,
+            offline=offline,
+            config_path=config_path,
+            as_json=as_json,
+        )
+        return
+    assert input_path is not None
+    assert output_path is not None
+
     from edge_agent.anonymize.anonymizer import Anonymizer
     from edge_agent.anonymize.batch import anonymize_jsonl
     from partition.weights import ModelStore
