@@ -80,6 +80,23 @@ class HttpConfig(_Section):
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * MIB
 
 
+class SyncConfig(_Section):
+    """How releases come to this device; without a channel and a root it keeps the model it was made with."""
+
+    channel: str = ""  # devices that can run the same release
+    root: Path | None = None  # the publisher's first root, as it was handed over with this program
+    device_id: str = ""  # TENANT/DEVICE; empty: what the certificate says
+    hardware_class: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,63}$")] = ""
+    max_kilobytes_per_s: Annotated[float, Field(ge=0)] = 0.0  # 0: no limit
+    quiet_hours: Annotated[str, Field(pattern=r"^(\d\d:\d\d-\d\d:\d\d)?$")] = (
+        ""  # local time; nothing is fetched
+    )
+    metered: bool = False  # fetch only when `edge-agent sync` is run by hand
+    poll_s: Annotated[float, Field(ge=10)] = 3600.0
+    soak_s: Annotated[float, Field(ge=0)] = 86_400.0  # of a trial
+    min_answers: Annotated[int, Field(ge=0)] = 50  # in a trial
+
+
 class EdgeConfig(Settings):
     """Everything an agent needs to know before its first request. Immutable."""
 
@@ -96,6 +113,7 @@ class EdgeConfig(Settings):
     anonymizer: AnonymizerConfig = AnonymizerConfig()
     outbox: OutboxConfig = OutboxConfig()
     http: HttpConfig = HttpConfig()
+    sync: SyncConfig = SyncConfig()
     tasks: tuple[Path, ...] = ()
     default_task: str = "assistant"
     state_folder: Path = Path(platformdirs.user_state_dir(APPLICATION))
@@ -140,5 +158,6 @@ _PATHS = frozenset(
         ("certificates",),
         ("scorers",),
         ("tasks",),
+        ("sync", "root"),
     }
 )

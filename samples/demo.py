@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pydicom.data
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from edge_agent import Answer, EdgeAgent, Request, Route
@@ -253,7 +254,9 @@ def answer_all(agent: EdgeAgent, requests: list[Request], wiretap: Wiretap) -> l
             justify="right" if heading in {"conf.", "replaced", "sent B"} else "left",
         )
     seen: list[Seen] = []
-    for request in requests:
+    for request in track(
+        requests, description="answering", console=Console(stderr=True), transient=True
+    ):
         before = len(wiretap.captures)
         answer = agent.ask(request)
         seen.append(Seen(request.reference, answer, wiretap.captures[before:]))
