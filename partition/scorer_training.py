@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from partition.calibration import Division
 from partition.display_calibration import fit_display
@@ -45,41 +46,8 @@ def train(records: Sequence[Record]) -> Training:
     Raises:
         CalibrationError: No features, or too few right or wrong answers to learn the difference.
     """
-    right = np.array([record.loss < 0.5 for record in records], dtype=np.bool_)
-    if min(right.sum(), (~right).sum()) < _MIN_EACH:
-        raise CalibrationError(
-            f"{int(right.sum())} right and {int((~right).sum())} wrong dev records: a scorer needs {_MIN_EACH} of each; "
-            "label more, or calibrate without --train-scorer"
-        )
-    folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=0)
-    splits = [
-        (np.asarray(seen), np.asarray(held_out))
-        for seen, held_out in folds.split(np.zeros(len(records)), right)
-    ]
-    probe, records = _with_probe(records, right, splits)
-    names = sorted({name for record in records for name, _ in record.features})
-    if not names:
-        raise CalibrationError(
-            "the records have no `features`; write them with `edge-agent run --record`, or calibrate without --train-scorer"
-        )
-    values = _matrix(records, names)
-
-    def out_of_fold(strength: float) -> NDArray[np.float64]:
-        scores = np.empty(len(records))
-        for seen, held_out in splits:
-            fold = _fit(values[seen], right[seen], names, strength)
-            scores[held_out] = [_score(fold, row) for row in values[held_out]]
-        return scores
-
-    strength, scores = _best(_STRENGTHS, out_of_fold, right)
-    scorer = replace(
-        _fit(values, right, names, strength),
-        task=records[0].task,
-        display=fit_display(scores, right),
-        probe=probe,
-        num_records=len(records),
-    )
-    return Training(scorer=scorer, out_of_fold=tuple(float(score) for score in scores))
+    with threadpool_limits(limits=1):  # matrices this small lose by threads
+        return _train(records)
 
 
 def train_on_dev(division: Division) -> tuple[Scorer, Division]:
@@ -117,6 +85,44 @@ def rescored(records: Sequence[Record], scorer: Scorer) -> tuple[Record, ...]:
         )
         for record in records
     )
+
+
+def _train(records: Sequence[Record]) -> Training:
+    right = np.array([record.loss < 0.5 for record in records], dtype=np.bool_)
+    if min(right.sum(), (~right).sum()) < _MIN_EACH:
+        raise CalibrationError(
+            f"{int(right.sum())} right and {int((~right).sum())} wrong dev records: a scorer needs {_MIN_EACH} of each; "
+            "label more, or calibrate without --train-scorer"
+        )
+    folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=0)
+    splits = [
+        (np.asarray(seen), np.asarray(held_out))
+        for seen, held_out in folds.split(np.zeros(len(records)), right)
+    ]
+    probe, records = _with_probe(records, right, splits)
+    names = sorted({name for record in records for name, _ in record.features})
+    if not names:
+        raise CalibrationError(
+            "the records have no `features`; write them with `edge-agent run --record`, or calibrate without --train-scorer"
+        )
+    values = _matrix(records, names)
+
+    def out_of_fold(strength: float) -> NDArray[np.float64]:
+        scores = np.empty(len(records))
+        for seen, held_out in splits:
+            fold = _fit(values[seen], right[seen], names, strength)
+            scores[held_out] = _scores(fold, values[held_out])
+        return scores
+
+    strength, scores = _best(_STRENGTHS, out_of_fold, right)
+    scorer = replace(
+        _fit(values, right, names, strength),
+        task=records[0].task,
+        display=fit_display(scores, right),
+        probe=probe,
+        num_records=len(records),
+    )
+    return Training(scorer=scorer, out_of_fold=tuple(float(score) for score in scores))
 
 
 _Splits = Sequence[tuple[NDArray[np.int_], NDArray[np.int_]]]
@@ -203,5 +209,10 @@ def _fit(
     )
 
 
-def _score(scorer: Scorer, row: NDArray[np.float64]) -> float:
-    return scorer.score(zip(scorer.names, map(float, row), strict=True))
+def _scores(scorer: Scorer, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What :meth:`Scorer.score` gives for each row of :func:`_matrix`, ``(rows,)``."""
+    missing = np.isnan(values)
+    standard = np.where(missing, 0.0, (values - np.array(scorer.mean)) / np.array(scorer.scale))
+    logits = standard @ np.array(scorer.coefficients)
+    logits += missing @ np.array(scorer.missing_coefficients) + scorer.intercept
+    return np.asarray(logits, dtype=np.float64)
