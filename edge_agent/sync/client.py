@@ -24,6 +24,7 @@ from edge_agent.sync.errors import (
     SyncFolderError,
 )
 from edge_agent.sync.gate import Gate, GateVerdict
+from edge_agent.sync.going_back import go_back
 from edge_agent.sync.journal import Journal
 from edge_agent.sync.records import ReleaseRecord, Running, State
 from edge_agent.sync.release_files import ReleaseFiles
@@ -94,6 +95,7 @@ class SyncClient:
         pace: Pace | None = None,
         now: Callable[[], float] = time.time,
         progress: Callable[[int], None] = lambda _: None,
+        expect: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Open the folder.
 
@@ -108,6 +110,7 @@ class SyncClient:
             pace: How fast blobs may come.
             now: Unix seconds.
             progress: Told the bytes of each part that is kept.
+            expect: Told before how many bytes a release takes.
 
         Raises:
             SyncFolderError: The folder or its journal cannot be used.
@@ -121,6 +124,7 @@ class SyncClient:
         self._files = ReleaseFiles(self.store, transport, pace or Pace(), factory_files or {})
         self._now = now
         self._progress = progress
+        self._expect = expect
         self._trusted = TrustedRepository(
             folder / "tuf", root, transport, channel=settings.channel, disk=self._disk
         )
@@ -181,12 +185,7 @@ class SyncClient:
         """
         with self.store.locked():
             given_up = self.journal.running.release
-            if given_up is None:
-                raise SyncFolderError(
-                    "the device runs the model it was made with; there is nothing before it"
-                )
-            running = self.journal.roll_back(error_kind=error_kind)
-            self.store.point_to(running.release)
+            running = go_back(self.journal, self.store, error_kind)
         self._report(given_up, error_kind)
         return running
 
@@ -316,7 +315,7 @@ class SyncClient:
         self._begin(release, desired)
         self._report(manifest.release, "")
         try:
-            self._files.fetch(manifest, cycle.count)
+            self._files.fetch(manifest, cycle.count, self._expect)
         except RefusedError as error:
             self.journal.move(manifest.release, State.FAILED, error_kind=error.kind)
             raise

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from edge_agent.errors import EdgeError
+
 KINDS: Final = (
     "bad_hash",
     "bad_manifest",
@@ -37,7 +39,7 @@ KINDS: Final = (
 )
 
 
-class SyncError(Exception):
+class SyncError(EdgeError):
     """Root of the errors of synchronisation; the message says what to do next."""
 
     def __init__(self, message: str, kind: str) -> None:

@@ -33,8 +33,13 @@ class ReleaseFiles:
         self._pace = pace
         self._factory_files = dict(factory_files)
 
-    def fetch(self, manifest: Manifest, count: Count) -> None:
+    def fetch(self, manifest: Manifest, count: Count, expect: Count) -> None:
         """Bring every file that is missing into the store: from the device itself, by a delta, or whole.
+
+        Args:
+            manifest: Of the release.
+            count: Told the bytes of each part that is kept.
+            expect: Told first how many bytes there will be.
 
         Raises:
             NoSpaceError: They would not fit.
@@ -49,6 +54,7 @@ class ReleaseFiles:
         plan = [(file, self._best_delta(manifest, file)) for file in missing.values()]
         largest = max((delta.blob.size_bytes for _, delta in plan if delta is not None), default=0)
         self._store.check_space(sum(file.blob.size_bytes for file, _ in plan) + largest)
+        expect(sum((delta or file).blob.size_bytes for file, delta in plan))
         for file, delta in plan:
             source = self._factory_files.get(file.blob.sha256)
             if source is not None and self._adopt(file.blob, source):
