@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge_agent.frame_channel import FrameChannel
-from partition.activations import DEFAULT_OUTLIERS, Codec, encode
+from partition.activations import Codec, encode
 from partition.errors import FrameError
 from partition.fallback import MAX_MISSES, MAX_PREFILLS, reply_timeout_s
 from partition.frames import Extended, Mismatch
@@ -66,7 +66,7 @@ class SplitRun:
         codec: How hidden states travel.
         clock: Monotonic seconds.
         name: Of this answer's cache in the stage.
-        num_outliers: Entries of a row that travel by themselves.
+        num_outliers: Entries of a row that travel by themselves; None: the codec's default.
         chunk_tokens: Positions of the prompt in one frame.
         on_ids: Gets each new id as it comes.
         prompt_timeout_s: How long to wait for the reply to a part of the prompt.
@@ -81,7 +81,7 @@ class SplitRun:
         codec: Codec,
         clock: Callable[[], float],
         name: str,
-        num_outliers: int = DEFAULT_OUTLIERS,
+        num_outliers: int | None = None,
         chunk_tokens: int = CHUNK_TOKENS,
         on_ids: Callable[[tuple[int, ...]], None] = lambda ids: None,
         prompt_timeout_s: float = PROMPT_TIMEOUT_S,
