@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cloud_service.cli_fleet import fleet
+from cloud_service.cli_publish import publish
 from cloud_service.config import load_config
 from cloud_service.errors import CloudServiceError
 from cloud_service.identity import Identity
@@ -139,6 +141,10 @@ def serve(
     asyncio.run(
         serve_until_signal(config, make_backend=make_transformers_backend, on_ready=on_ready)
     )
+
+
+cloud_service.add_command(publish)
+cloud_service.add_command(fleet)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -64,7 +64,9 @@ def run_script(
     """
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        command.main(args=words, standalone_mode=False)
+        stopped = command.main(args=words, standalone_mode=False)
+        # Outside of click's own mode, `context.exit(code)` comes back as a value.
+        return stopped if isinstance(stopped, int) else DONE
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
@@ -94,7 +96,6 @@ def run_script(
             else "?"
         )
         return _fail(f"internal error ({type(error).__name__} at {place}); please report it", words)
-    return DONE
 
 
 def _fail(sentence: str, words: list[str]) -> int:
