@@ -75,7 +75,7 @@ class LocalModel:
         tokenizer = Tokenizer.open(path)
         stage = OnnxStage.open(
             source,
-            precision=precision or Precision.FLOAT32,
+            precision=precision or Precision.INT8,
             threads=threads,
             context_tokens=context_tokens,
             cache_dir=cache_dir,

@@ -14,13 +14,15 @@ from typing import Final
 from filelock import FileLock
 
 from partition.errors import ModelFileError
+from partition.stages.channel_survey import survey_channels
 from partition.stages.embedding import write_embedding
+from partition.stages.smoothing import NO_SMOOTHING, Smoothing
 from partition.stages.stage_range import Precision, StageRange
 from partition.weight_source import WeightSource, file_fingerprint
 
 logger = logging.getLogger(__name__)
 
-_BUILDER_VERSION: Final = 1  # raise it whenever the graph of the same weights changes
+_BUILDER_VERSION: Final = 3  # raise it whenever the graph of the same weights changes
 _MAX_CONTEXT_TOKENS: Final = 32_768  # the longest rotary tables that a graph carries
 
 
@@ -52,8 +54,9 @@ def build_stage_files(
         ModelFileError: A weight is missing or wrong, or the cache folder cannot be written.
     """
     context_tokens = min(source.spec.context_tokens, _MAX_CONTEXT_TOKENS)
+    weights_sha256 = file_fingerprint(source.path)
     recipe = {
-        "weights": file_fingerprint(source.path),
+        "weights": weights_sha256,
         "start": stage.start,
         "end": stage.end,
         "precision": precision,
@@ -61,7 +64,7 @@ def build_stage_files(
         "builder": _BUILDER_VERSION,
     }
     fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    parent = cache_dir / "stages"
+    parent = cache_dir
     files = StageFiles(
         folder=parent / fingerprint, fingerprint=fingerprint, context_tokens=context_tokens
     )
@@ -71,7 +74,10 @@ def build_stage_files(
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / f"{fingerprint}.lock"):
             if not files.folder.is_dir():
-                _build(source, stage, precision, files)
+                smoothing = NO_SMOOTHING
+                if precision is Precision.INT8:
+                    smoothing = survey_channels(source, cache_dir, weights_sha256)
+                _build(source, stage, precision, smoothing, files)
     except OSError as error:
         raise ModelFileError(
             f"{parent}: the stage cannot be written ({error.strerror}); free some space or choose another cache folder"
@@ -80,7 +86,11 @@ def build_stage_files(
 
 
 def _build(
-    source: WeightSource, stage: StageRange, precision: Precision, files: StageFiles
+    source: WeightSource,
+    stage: StageRange,
+    precision: Precision,
+    smoothing: Smoothing,
+    files: StageFiles,
 ) -> None:
     # onnx takes 0.1 s to import, and a device that has the files needs it never again.
     import onnx
@@ -96,6 +106,7 @@ def _build(
                 source,
                 stage,
                 precision=precision,
+                smoothing=smoothing,
                 context_tokens=files.context_tokens,
                 weights=weights,
             )
