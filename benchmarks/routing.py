@@ -227,7 +227,8 @@ def _cross_validated(
     scores, probabilities = np.empty(len(records)), np.empty(len(records))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     for seen, held_out in folds.split(scores, right, groups):
-        scorer = train([records[index] for index in seen]).scorer
+        # One record of each group, as in calibration: copies in two inner folds would make the scorer too sure.
+        scorer = train(divide([records[index] for index in seen], dev_percent=100).dev).scorer
         for index, record in zip(
             held_out, rescored([records[index] for index in held_out], scorer), strict=True
         ):
@@ -292,25 +293,28 @@ def _confidence_lines(case: str, judged: _Judged, options: Options) -> Iterator[
             runs=1,
             less_is_better=True,
         )
-    for label, error in (("ece", calibration_error), ("brier", brier)):
-        yield Line(
-            case=f"{label} {case}",
-            ours=error(judged.probabilities, right),
-            theirs=error(plain, right),
-            peer="max-probability",
-            unit=label,
-            runs=1,
-            less_is_better=True,
-        )
-    # What bins of this size show for a perfectly honest probability.
+    distinct = np.unique(judged.groups, return_index=True)[1]
     rng = np.random.default_rng(0)
-    floor = [
-        calibration_error(judged.probabilities, rng.random(len(right)) < judged.probabilities)
-        for _ in range(100)
-    ]
-    yield Line(
-        case=f"ece-of-a-perfect-score {case}", ours=float(np.mean(floor)), unit="ece", runs=100
-    )
+    for suffix, rows in (("", np.arange(len(right))), (" distinct-texts", distinct)):
+        stated, outcome = judged.probabilities[rows], right[rows]
+        for label, error in (("ece", calibration_error), ("brier", brier)):
+            yield Line(
+                case=f"{label}{suffix} {case}",
+                ours=error(stated, outcome),
+                theirs=error(plain[rows], outcome),
+                peer="max-probability",
+                unit=label,
+                runs=1,
+                less_is_better=True,
+            )
+        # What bins of this size show for a perfectly honest probability.
+        floor = [calibration_error(stated, rng.random(len(stated)) < stated) for _ in range(100)]
+        yield Line(
+            case=f"ece-of-a-perfect-score{suffix} {case}",
+            ours=float(np.mean(floor)),
+            unit="ece",
+            runs=100,
+        )
 
 
 def _certificate_lines(case: str, judged: _Judged, options: Options) -> Iterator[Line]:

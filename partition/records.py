@@ -13,6 +13,7 @@ of the model: it can be turned back into most of the text, so a file with it is 
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import os
 import re
@@ -179,6 +180,8 @@ def _read_lines(path: Path) -> Iterator[Record]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE_BYTES), b""), 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)  # some editors write one
                 if line.strip():
                     yield _parse(line, number, path)
     except OSError as error:

@@ -103,6 +103,12 @@ def test_broken_json_names_the_line_and_no_content(tmp_path: Path, text: str) ->
     assert "SECRET" not in str(caught.value)
 
 
+def test_editors_byte_order_mark_and_line_ends_are_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": 1, "score": 1, "correct": true}\r\n')
+    assert read_records(path) == (Record(id="1", score=1.0, loss=0.0),)
+
+
 def test_infinite_score_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text('{"id": "a", "score": 1e999, "correct": true}\n')
