@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_agent.anonymize.closed import ClosedAnonymizer
 from edge_agent.config import EdgeConfig
-from edge_agent.errors import ConfigError
+from edge_agent.errors import AnonymizationError, ConfigError
 from edge_agent.journey import Parts
 from edge_agent.preprocess import PREPROCESS_VERSION
+from partition.errors import ModelStoreError
 from partition.fingerprint import Setup
 from partition.task import Task, load_tasks
 
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
     from edge_agent.local_model import LocalModel
     from edge_agent.metrics import Metrics
     from partition.weights import ModelStore
+
+logger = logging.getLogger(__name__)
 
 BUILT_IN_TASKS = Path(__file__).parent / "tasks"
 KEY_FILE = "device.key"
@@ -32,17 +38,11 @@ def assemble(config: EdgeConfig) -> Parts:
         PartitionError: A task file, model, certificate or scorer is wrong or cannot be had.
         EdgeError: The key file or the outbox cannot be opened.
     """
-    tasks = load_tasks(BUILT_IN_TASKS, *config.tasks)
-    if config.default_task not in tasks:
-        raise ConfigError(
-            f"default_task names no task; this agent has {', '.join(sorted(tasks))}; correct the configuration"
-        )
+    tasks = _load_tasks(config)
     # From here on heavy libraries are loaded, each by the part that needs it.
-    from edge_agent.anonymize.anonymizer import Anonymizer
     from edge_agent.cloud import WireIds
     from edge_agent.delivery import Delivery
     from edge_agent.keystore import KeyStore
-    from edge_agent.local_model import LocalModel
     from edge_agent.metrics import Metrics
     from edge_agent.outbox import Outbox, OutboxLimits
     from edge_agent.trust import Trust
@@ -52,16 +52,8 @@ def assemble(config: EdgeConfig) -> Parts:
     keys = KeyStore.open(config.state_folder / KEY_FILE)
     wire_ids = WireIds(keys.derive("wire-ids"))
     store = ModelStore(config.cache_folder, offline=config.offline)
-    anonymizer = Anonymizer.open(
-        store, languages=config.anonymizer.languages, timeout_s=config.anonymizer.timeout_s
-    )
-    model = LocalModel.open(
-        _model_path(store, config.model.name),
-        threads=config.model.threads,
-        max_memory_mb=config.model.max_memory_mb,
-        context_tokens=config.model.context_tokens,
-        cache_dir=config.cache_folder / "stages",
-    )
+    anonymizer = _open_anonymizer(config, store)
+    model = _open_model(config, store)
     cloud = _make_cloud(config, wire_ids=wire_ids, metrics=metrics)
     outbox = Outbox(
         config.state_folder / OUTBOX_FILE,
@@ -82,6 +74,61 @@ def assemble(config: EdgeConfig) -> Parts:
         cloud=cloud,
         delivery=Delivery(outbox, cloud),
         metrics=metrics,
+    )
+
+
+def _open_anonymizer(config: EdgeConfig, store: ModelStore) -> Anonymizer | ClosedAnonymizer:
+    """Load the language pipelines; without them nothing may leave, but the device goes on answering."""
+    from edge_agent.anonymize.anonymizer import Anonymizer
+
+    try:
+        return Anonymizer.open(
+            store, languages=config.anonymizer.languages, timeout_s=config.anonymizer.timeout_s
+        )
+    except (AnonymizationError, ModelStoreError) as error:
+        logger.warning("no request can leave this device: %s", error)
+        return ClosedAnonymizer(str(error))
+
+
+def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
+    """Make the parts that a release brings: model, tasks, certificates and scorers; everything else stays.
+
+    Raises:
+        ConfigError: A setting, certificate or scorer does not fit.
+        PartitionError: A task file or model is wrong or cannot be had.
+    """
+    from edge_agent.trust import Trust
+    from partition.weights import ModelStore
+
+    tasks = _load_tasks(config)
+    model = _open_model(config, ModelStore(config.cache_folder, offline=config.offline))
+    try:
+        setups = {name: _setup_of(task, model, parts.anonymizer) for name, task in tasks.items()}
+        trust = Trust.load(setups, config.certificates, config.scorers)
+    except Exception:
+        model.close()
+        raise
+    return replace(parts, tasks=tasks, model=model, trust=trust)
+
+
+def _load_tasks(config: EdgeConfig) -> dict[str, Task]:
+    tasks = load_tasks(BUILT_IN_TASKS, *config.tasks)
+    if config.default_task not in tasks:
+        raise ConfigError(
+            f"default_task names no task; this agent has {', '.join(sorted(tasks))}; correct the configuration"
+        )
+    return tasks
+
+
+def _open_model(config: EdgeConfig, store: ModelStore) -> LocalModel:
+    from edge_agent.local_model import LocalModel
+
+    return LocalModel.open(
+        _model_path(store, config.model.name),
+        threads=config.model.threads,
+        max_memory_mb=config.model.max_memory_mb,
+        context_tokens=config.model.context_tokens,
+        cache_dir=config.cache_folder / "stages",
     )
 
 
@@ -116,7 +163,7 @@ def _make_cloud(config: EdgeConfig, *, wire_ids: WireIds, metrics: Metrics) -> C
     )
 
 
-def _setup_of(task: Task, model: LocalModel, anonymizer: Anonymizer) -> Setup:
+def _setup_of(task: Task, model: LocalModel, anonymizer: Anonymizer | ClosedAnonymizer) -> Setup:
     """Collect what a certificate of this task is bound to."""
     return Setup(
         model=model.fingerprint,

@@ -32,6 +32,7 @@ from partition.task import Message, Task
 if TYPE_CHECKING:
     from edge_agent.anonymize.anonymized import Anonymized
     from edge_agent.anonymize.anonymizer import Anonymizer
+    from edge_agent.anonymize.closed import ClosedAnonymizer
     from edge_agent.delivery import Delivery
     from edge_agent.local_model import LocalModel
     from edge_agent.metrics import Metrics
@@ -50,7 +51,7 @@ class Parts:
 
     tasks: Mapping[str, Task]
     default_task: str
-    anonymizer: Anonymizer
+    anonymizer: Anonymizer | ClosedAnonymizer
     model: LocalModel
     trust: Trust
     cloud: Cloud | None  # None: this agent works alone

@@ -15,6 +15,12 @@ from typing import Any
 
 import grpc
 
+# As the real server has it, or the device's pings would be taken for an attack.
+_PERMIT_KEEPALIVE = (
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Pki:
@@ -50,7 +56,9 @@ class Wiretap:
                 pki.device_certificate.read_bytes(),
             ),
         )
-        self._server = grpc.server(ThreadPoolExecutor(16), handlers=(_Relay(self),))
+        self._server = grpc.server(
+            ThreadPoolExecutor(16), handlers=(_Relay(self),), options=_PERMIT_KEEPALIVE
+        )
         credentials = grpc.ssl_server_credentials(
             [(pki.server_key.read_bytes(), pki.server_certificate.read_bytes())],
             root_certificates=pki.ca.read_bytes(),

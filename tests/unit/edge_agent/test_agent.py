@@ -7,6 +7,7 @@ import pytest
 
 from edge_agent import Answer, EdgeAgent, Entity, Request, Route, new_request_id
 from edge_agent.anonymize.anonymized import Anonymized
+from edge_agent.anonymize.closed import ClosedAnonymizer
 from edge_agent.cancellation import Cancellation
 from edge_agent.cloud import WireIds
 from edge_agent.delivery import Delivery, DeliverySettings
@@ -99,7 +100,7 @@ class SimulatedModel:
 class Bench:
     """An agent and the parts a test looks at."""
 
-    def __init__(self, folder, cloud):
+    def __init__(self, folder, cloud, anonymizer=None):
         self.cloud = cloud
         self.model = SimulatedModel()
         tasks = {task.name: task for task in (TRIAGE, CHAT, BOUND)}
@@ -117,7 +118,7 @@ class Bench:
                 tasks=tasks,
                 default_task="chat",
                 model=self.model,
-                anonymizer=SimulatedAnonymizer(),
+                anonymizer=anonymizer or SimulatedAnonymizer(),
                 trust=Trust(setups=dict.fromkeys(tasks, setup)),
                 cloud=cloud,
                 delivery=Delivery(
@@ -165,6 +166,17 @@ def test_unsafe_text_never_leaves_and_the_reason_says_why(bench):
 def test_unsafe_text_may_still_be_answered_here(bench):
     answer = bench.agent.ask("unsafe but sure", task="triage")
     assert (answer.route, answer.text) == (Route.LOCAL, "normal")
+
+
+def test_without_language_pipelines_nothing_leaves_and_the_device_goes_on(tmp_path):
+    closed = ClosedAnonymizer("the anonymizer's pipeline ner-en cannot be loaded")
+    bench = Bench(tmp_path, SimulatedCloud(), closed)
+    assert bench.agent.ask("sure: Smith", task="triage").route is Route.LOCAL
+    refused = bench.agent.ask("Smith has a cough")
+    assert refused.route is Route.REFUSED
+    assert "ner-en cannot be loaded" in refused.reason
+    assert bench.cloud.received == []
+    bench.agent.close()
 
 
 def test_a_cloud_that_is_away_means_an_answer_now_and_a_better_one_later(bench):
