@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -130,6 +131,17 @@ class LocalModel:
                     on_text(answer.text)
                 return answer
             return self._write(prefill, task, request, on_text, cancel)
+
+    @contextmanager
+    def lent(self) -> Iterator[tuple[OnnxStage, Tokenizer]]:
+        """Lend stage and tokenizer to one drafter; nobody else answers meanwhile. Use a session of your own name."""
+        with self._lock:
+            yield self._stage, self._tokenizer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer with its chat template; may be shared between threads."""
+        return self._tokenizer
 
     def close(self) -> None:
         """Free memory and threads, after the answer that is being written. A second call does nothing."""

@@ -33,6 +33,7 @@ class FrameServer(inference_pb2_grpc.InferenceServiceServicer):
         self.openings: list[Opening] = []
         self.break_after: int | None = None
         self.refuse_with: tuple[grpc.StatusCode, str] | None = None
+        self.refuse_later: tuple[grpc.StatusCode, str] | None = None  # once a stream was broken
         self._server = grpc.server(ThreadPoolExecutor(4), options=(("grpc.so_reuseport", 0),))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
@@ -45,6 +46,8 @@ class FrameServer(inference_pb2_grpc.InferenceServiceServicer):
             context.abort(*self.refuse_with)
         opening = opening_from_message(next(request_iterator))
         self.openings.append(opening)
+        if hasattr(self.half, "opened"):
+            self.half.opened(opening.prefix_key)
         field = self.agreement.first_difference(opening.agreement)
         if field is not None:
             yield inference_pb2.ExtendResponse(mismatch=inference_pb2.Mismatch(field=field))
@@ -56,9 +59,23 @@ class FrameServer(inference_pb2_grpc.InferenceServiceServicer):
             if self.break_after is not None:
                 self.break_after -= 1
                 if self.break_after < 0:
-                    self.break_after = None
+                    self.break_after, self.refuse_with = None, self.refuse_later
                     context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
             yield reply_to_message(self.half.handle(frame_from_message(request)))
+
+    def GetModel(  # noqa: N802
+        self, request: inference_pb2.GetModelRequest, context: Any
+    ) -> inference_pb2.GetModelResponse:
+        return inference_pb2.GetModelResponse(
+            model="simulated",
+            fingerprint=self.agreement.fingerprint,
+            tokenizer_sha256=self.agreement.tokenizer_sha256,
+            chat_template_sha256=self.agreement.chat_template_sha256,
+            vocabulary_size=self.agreement.vocabulary_size,
+            num_layers=4,
+            hidden_size=32,
+            context_tokens=4096,
+        )
 
     def stop(self) -> None:
         self._server.stop(grace=0).wait()

@@ -19,11 +19,16 @@ CONTEXT_TOKENS = 4096
 
 
 def make_folder(
-    folder: Path, *, architecture: str = "llama", seed: int = 0, can_end: bool = False
+    folder: Path,
+    *,
+    architecture: str = "llama",
+    seed: int = 0,
+    can_end: bool = False,
+    head_dim: int = 8,
 ) -> Path:
     """Write a model as the Hugging Face hub has them: llama, qwen2, qwen3, mistral or gemma3_text.
 
-    Unless ``can_end``, greedy answers go on to their limit: control tokens have logit 0, and some other has more.
+    ONNX Runtime's attention wants heads of 16 values. Unless ``can_end``, greedy answers go on to their limit: control tokens have logit 0, and some other has more.
     """
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary_size = _write_tokenizer(folder)
@@ -35,7 +40,7 @@ def make_folder(
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
+        head_dim=head_dim,
         max_position_embeddings=CONTEXT_TOKENS,
         initializer_range=0.5,  # far from uniform answers, so that a wrong one is seen
         tie_word_embeddings=False,

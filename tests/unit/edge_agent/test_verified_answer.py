@@ -1,0 +1,181 @@
+"""A whole request by VERIFY: real tokenizer, real stages of tiny models, a real gRPC stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from edge_agent.cloud import GenerateOptions, WireIds
+from edge_agent.cloud_client import CloudClient
+from edge_agent.local_model import LocalModel
+from edge_agent.verified_answer import VerifiedAnswers
+from edge_agent.verify import Ending
+from partition.draft_length import RoundCosts
+from partition.frames import Agreement
+from partition.sampling import SamplingRule, choose
+from partition.stages.onnx_stage import OnnxStage
+from partition.stages.stage_range import Precision
+from partition.tokenizer import Tokenizer
+from partition.weight_source import open_weights
+from tests.frame_server import FrameServer
+from tests.frame_simulator import VerifyServer
+from tests.simulators import make_anonymized
+from tests.tiny_models import make_folder
+
+COSTS = RoundCosts(draft_s=1e-4, verify_base_s=1e-2, verify_per_draft_s=1e-5, round_trip_s=1e-2)
+OPTIONS = GenerateOptions(max_output_tokens=40, temperature=0.7, seed=5)
+
+
+class Pair:
+    """A small and a large model with one tokenizer, and a server that verifies."""
+
+    def __init__(self, root: Path) -> None:
+        small, large = (
+            make_folder(root / name, seed=seed, head_dim=16)
+            for name, seed in (("small", 1), ("large", 2))
+        )
+        self.model = LocalModel.open(
+            small,
+            threads=1,
+            max_memory_mb=None,
+            context_tokens=512,
+            cache_dir=root,
+            precision=Precision.FLOAT32,
+        )
+        self.stage = OnnxStage.open(
+            open_weights(large),
+            precision=Precision.FLOAT32,
+            threads=1,
+            context_tokens=512,
+            cache_dir=root,
+        )
+        self.tokenizer = Tokenizer.open(large)
+        self.agreement = Agreement(
+            fingerprint="large-1",
+            tokenizer_sha256=self.tokenizer.sha256,
+            chat_template_sha256=self.tokenizer.chat.sha256,
+            vocabulary_size=self.tokenizer.vocab_size,
+        )
+
+    def serve(self, options: GenerateOptions) -> FrameServer:
+        rule = SamplingRule(temperature=options.temperature, seed=options.seed)
+        return FrameServer(_Keyed(self, rule), self.agreement)
+
+    def whole(self, options: GenerateOptions) -> str:
+        """What the large model alone writes."""
+        anonymized = make_anonymized()
+        prompt = self.tokenizer.chat.render(anonymized.task.render(anonymized.messages))
+        ids = list(self.tokenizer.encode(prompt, with_specials=True))
+        rule = SamplingRule(temperature=np.float32(options.temperature), seed=options.seed)
+        answer: list[int] = []
+        while len(answer) < options.max_output_tokens:
+            base = self.stage.length("alone") if answer else 0
+            fed = np.array(ids[base:], np.int32)
+            logits = self.stage.extend("alone", fed, base_len=base).logits
+            assert logits is not None
+            answer.append(choose(logits[-1], rule, position=len(ids)))
+            if answer[-1] in self.tokenizer.end_ids:
+                break
+            ids.append(answer[-1])
+        self.stage.forget("alone")
+        return self.tokenizer.decode(answer)
+
+
+class _Keyed:
+    """Makes the verifying half once the key of the session is known."""
+
+    def __init__(self, pair: Pair, rule: SamplingRule) -> None:
+        self._pair, self._rule, self._half = pair, rule, None
+
+    def opened(self, key: bytes) -> None:
+        rule = SamplingRule(temperature=np.float32(self._rule.temperature), seed=self._rule.seed)
+        self._half = VerifyServer(
+            self._pair.stage, rule, key=key, end_ids=set(self._pair.tokenizer.end_ids)
+        )
+
+    def handle(self, frame):  # type: ignore[no-untyped-def]
+        assert self._half is not None
+        return self._half.handle(frame)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    made = Pair(tmp_path_factory.mktemp("pair"))
+    yield made
+    made.model.close()
+    made.stage.close()
+
+
+@pytest.fixture
+def client() -> Iterator[object]:
+    clients: list[CloudClient] = []
+
+    def connect(server: FrameServer) -> CloudClient:
+        clients.append(
+            CloudClient(
+                f"127.0.0.1:{server.port}", wire_ids=WireIds(bytes(32)), insecure_loopback=True
+            )
+        )
+        return clients[-1]
+
+    yield connect
+    for one in clients:
+        one.close()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_the_text_is_the_large_models_own(pair: Pair, client, temperature: float) -> None:  # type: ignore[no-untyped-def]
+    options = replace(OPTIONS, temperature=temperature)
+    streamed: list[str] = []
+    with pair.serve(options) as server:
+        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
+        assert answers.why_not(options) == ""
+        found = answers.answer(make_anonymized(), options, on_text=streamed.append)
+    assert found.is_whole
+    assert found.text == "".join(streamed) == pair.whole(options)
+    assert found.fingerprint == "large-1"
+    assert found.num_verified_characters == len(found.text)
+
+
+def test_a_cloud_that_leaves_keeps_the_verified_beginning(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
+    with pair.serve(OPTIONS) as server:
+        server.break_after = 3
+        server.refuse_later = (grpc.StatusCode.UNAVAILABLE, "gone")
+        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
+        found = answers.answer(make_anonymized(), OPTIONS)
+    assert found.result.ending is Ending.UNVERIFIED
+    assert not found.is_whole
+    assert 0 < found.num_verified_characters < len(found.text)
+    verified = found.text[: found.num_verified_characters].rstrip("\ufffd")
+    assert pair.whole(OPTIONS).startswith(verified)
+
+
+def test_what_prevents_it_is_a_sentence(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
+    with pair.serve(OPTIONS) as server:
+        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
+        assert "stop strings" in answers.why_not(replace(OPTIONS, stop=(";",)))
+        assert "another model" in answers.why_not(replace(OPTIONS, model="x"))
+    with pair.serve(OPTIONS) as server:
+        server.agreement = replace(pair.agreement, tokenizer_sha256="0")
+        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
+        assert "another tokenizer" in answers.why_not(OPTIONS)
+    with pair.serve(OPTIONS) as server:
+        server.agreement = replace(pair.agreement, chat_template_sha256="0")
+        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
+        assert "another chat template" in answers.why_not(OPTIONS)
+
+
+def test_a_model_that_changed_meanwhile_is_asked_for_again(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
+    with pair.serve(OPTIONS) as server:
+        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
+        assert answers.why_not(OPTIONS) == ""
+        server.agreement = replace(pair.agreement, fingerprint="large-2")
+        found = answers.answer(make_anonymized(), OPTIONS)
+        assert (found.result.ending, found.result.mismatch) == (Ending.MISMATCH, "fingerprint")
+        assert found.text == ""
+        assert answers.answer(make_anonymized(), OPTIONS).is_whole
