@@ -14,6 +14,9 @@ class Threshold:
 
     certificate: str = ""  # why a certified threshold holds; empty: the task's own threshold
     least_score: float = 0.0  # of a certificate; compared with the raw score, which has no ties
+    why_suspended: str = (
+        ""  # by an alarm: nothing stands by itself; a sentence without request text
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,8 @@ def _is_sure(
         return False, "policy may_stay_local = false"
     threshold = situation.threshold
     if threshold is not None:
+        if threshold.why_suspended:
+            return False, threshold.why_suspended
         if confidence.score >= threshold.least_score:
             return True, f"score reaches the certified threshold ({threshold.certificate})"
         return False, "score is below the certified threshold"

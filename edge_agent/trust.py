@@ -1,22 +1,31 @@
 """Which local answers may stand: certificates and scorers, checked against what really runs here.
 
 A certificate is believed only under the fingerprint it was made for: a change of weights, quantisation, runtime, prompt,
-anonymizer or scorer voids it, and the reason says so.
+anonymizer or scorer voids it, and the reason says so. With an oversight, local answers are audited by lot, and an alarm
+suspends the certificate: its task goes to the cloud until the operator takes it up again or calibrates anew.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_agent.errors import ConfigError
+from edge_agent.flow import Confidence
 from edge_agent.router import Threshold
 from partition.certificate import Certificate
-from partition.errors import CalibrationError, PartitionError
+from partition.errors import CalibrationError, OversightError, PartitionError
 from partition.fingerprint import UNSCORED, Setup, fingerprint
 from partition.scorer import Scorer
 from partition.task import Task
+
+if TYPE_CHECKING:
+    from partition.oversight import Oversight
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +37,7 @@ class Verdict:
 
 
 class Trust:
-    """Certificates and scorers of all tasks of one device. Immutable after construction, so any thread may ask."""
+    """Certificates and scorers of all tasks of one device. Thread-safe; what changes is the oversight's."""
 
     def __init__(
         self,
@@ -36,6 +45,7 @@ class Trust:
         setups: Mapping[str, Setup],
         certificates: Mapping[str, Certificate] | None = None,
         scorers: Mapping[str, Scorer] | None = None,
+        oversight: Oversight | None = None,
     ) -> None:
         """Judge every task once.
 
@@ -43,16 +53,24 @@ class Trust:
             setups: What shapes a local answer here, by task name.
             certificates: By task name.
             scorers: By task name.
+            oversight: Audits and alarms; None: certificates stand unwatched.
         """
+        self._oversight = oversight
         self._setups = dict(setups)
         self._scorers = dict(scorers or {})
         self._verdicts = {
             name: self._judge(name, (certificates or {}).get(name)) for name in setups
         }
+        for name in self.certified_tasks:
+            self._watch(name, (certificates or {})[name])
 
     @classmethod
     def load(
-        cls, setups: Mapping[str, Setup], certificates: Path | None, scorers: Path | None
+        cls,
+        setups: Mapping[str, Setup],
+        certificates: Path | None,
+        scorers: Path | None,
+        oversight: Oversight | None = None,
     ) -> Trust:
         """Read ``<task>.json`` of each folder for the tasks that have one.
 
@@ -69,7 +87,12 @@ class Trust:
                     found_scorers[name] = Scorer.load(path)
         except (CalibrationError, PartitionError) as error:
             raise ConfigError(str(error)) from error
-        return cls(setups=setups, certificates=found_certificates, scorers=found_scorers)
+        return cls(
+            setups=setups,
+            certificates=found_certificates,
+            scorers=found_scorers,
+            oversight=oversight,
+        )
 
     @property
     def certified_tasks(self) -> tuple[str, ...]:
@@ -85,12 +108,73 @@ class Trust:
         return self._scorers.get(task.name)
 
     def verdict(self, task: Task) -> Verdict:
-        """Whether the task's certificate holds here, or why not."""
-        return self._verdicts[task.name]
+        """Whether the task's certificate holds here and now, or why not."""
+        verdict = self._verdicts[task.name]
+        if self._oversight is None or verdict.threshold is None:
+            return verdict
+        try:
+            standing = self._oversight.standing(task.name)
+        except OversightError as error:
+            # Without a memory of audits nobody knows whether an alarm was raised.
+            return _suspended(verdict.threshold, f"the certificate cannot be watched: {error}")
+        if standing is None or standing.threshold is None:
+            why = (
+                standing.why_suspended if standing is not None else "the certificate is not watched"
+            )
+            return _suspended(verdict.threshold, why)
+        return Verdict(threshold=replace(verdict.threshold, least_score=standing.threshold))
+
+    def saw(self, task: Task, request_id: str, confidence: Confidence, local: str | None) -> bool:
+        """Learn from one request of a certified task: its score, and by lot an audit of its local answer.
+
+        Args:
+            task: Of the request.
+            request_id: Its own.
+            confidence: Of the local answer.
+            local: The local answer if it stood by itself (route LOCAL), surrogates not restored; None otherwise.
+
+        Returns:
+            Whether the answer is to be audited: ask the cloud or a person, then call :meth:`judged` (or
+            :meth:`judged_by_person`). Never for a task without a certificate.
+        """
+        if self._oversight is None or self._verdicts[task.name].threshold is None:
+            return False
+        try:
+            self._oversight.saw_score(task.name, confidence.score)
+            return local is not None and self._oversight.begin_audit(task.name, request_id, local)
+        except OversightError as error:
+            logger.warning("request %s could not be noted for audits: %s", request_id, error)
+            return False
+
+    def judged(self, request_id: str, cloud_text: str) -> None:
+        """Take the cloud's answer to an audited request of a ``classify`` task; an unknown id changes nothing.
+
+        Raises:
+            OversightError: It cannot be stored; judge again later.
+        """
+        if self._oversight is not None:
+            self._oversight.compare_audit(request_id, cloud_text)
+
+    def judged_by_person(self, request_id: str, *, is_right: bool) -> None:
+        """Take a person's judgement of an audited local answer; an unknown id changes nothing.
+
+        Raises:
+            OversightError: It cannot be stored; judge again later.
+        """
+        if self._oversight is not None:
+            self._oversight.settle_audit(request_id, 0.0 if is_right else 1.0)
 
     def setup_sha256(self, task: Task) -> str:
         """Digest of what shapes a local answer of this task; stands in each calibration record."""
         return self._setups[task.name].sha256
+
+    def _watch(self, name: str, certificate: Certificate) -> None:
+        if self._oversight is None:
+            return
+        try:
+            self._oversight.watch(name, certificate)
+        except OversightError as error:
+            logger.warning("the certificate of task %s cannot be watched: %s", name, error)
 
     def _judge(self, name: str, certificate: Certificate | None) -> Verdict:
         if certificate is None:
@@ -112,6 +196,10 @@ class Trust:
             f"error at most {certificate.max_error:g} at {certificate.confidence:g} confidence"
         )
         return Verdict(threshold=Threshold(certificate=promise, least_score=certificate.threshold))
+
+
+def _suspended(threshold: Threshold, why: str) -> Verdict:
+    return Verdict(threshold=replace(threshold, why_suspended=why))
 
 
 def _file(folder: Path | None, name: str) -> Path | None:

@@ -40,3 +40,8 @@ class AuditPlan:
     def name_of(self, request_id: str) -> str:
         """What stands for the request in files: keyed, because callers' ids may tell who they are about."""
         return hmac.digest(self.secret, b"name\0" + request_id.encode(), hashlib.sha256).hex()[:32]
+
+    def digest_of(self, request_id: str, answer: str) -> str:
+        """What stands for an answer until it is compared with a judge's; equal but for case and outer spaces."""
+        text = f"answer\0{request_id}\0{answer.strip().casefold()}"
+        return hmac.digest(self.secret, text.encode(), hashlib.sha256).hex()

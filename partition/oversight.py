@@ -154,8 +154,13 @@ class Oversight:
         """Whether this request is audited if its answer stays local; the same before and after the answer."""
         return self._plan.draws(request_id)
 
-    def begin_audit(self, task: str, request_id: str) -> bool:
+    def begin_audit(self, task: str, request_id: str, answer: str = "") -> bool:
         """Note that a local answer waits for its label, if it was drawn.
+
+        Args:
+            task: Of the request.
+            request_id: Its own.
+            answer: The local answer, if :meth:`compare_audit` will judge it; only a keyed digest is kept.
 
         Returns:
             Whether it is audited: send it to whoever judges it, then call :meth:`settle_audit`.
@@ -167,11 +172,12 @@ class Oversight:
             if found is None:
                 return False
             connection.execute(
-                "insert or ignore into audit values (?, ?, ?, ?)",
+                "insert or ignore into audit values (?, ?, ?, ?, ?)",
                 (
                     self._plan.name_of(request_id),
                     task,
                     found.fingerprint,
+                    self._plan.digest_of(request_id, answer),
                     self._clock() + self._plan.deadline_s,
                 ),
             )
@@ -189,6 +195,19 @@ class Oversight:
         """
         with self._transaction() as connection:
             return self._settle(connection, self._plan.name_of(request_id), loss)
+
+    def compare_audit(self, request_id: str, judgement: str) -> Standing | None:
+        """Settle an audit by another answer to the same request, the cloud's say: another text is an error.
+
+        For tasks whose answer is one of a few labels; the certificate's loss is then ``disagreement``.
+        """
+        name = self._plan.name_of(request_id)
+        with self._transaction() as connection:
+            row = connection.execute("select answer from audit where name = ?", (name,)).fetchone()
+            if row is None:
+                return None
+            is_same = row[0] == self._plan.digest_of(request_id, judgement)
+            return self._settle(connection, name, 0.0 if is_same else 1.0)
 
     def expire_audits(self) -> int:
         """Count every audit that got no label by its deadline as an error, lest silence look like success.

@@ -16,7 +16,7 @@ from partition.errors import OversightError
 _SCHEMA = """
 create table if not exists watch (task text primary key, state text not null) strict;
 create table if not exists audit (
-    name text primary key, task text not null, fingerprint text not null, due_s real not null
+    name text primary key, task text not null, fingerprint text not null, answer text not null, due_s real not null
 ) strict;
 create table if not exists spending (one integer primary key check (one = 1), state text not null) strict;
 """
