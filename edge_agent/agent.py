@@ -6,6 +6,7 @@ answer = agent.ask("Findings: ...", task="cxr-triage")
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
@@ -18,6 +19,8 @@ from edge_agent.cancellation import Cancellation
 from edge_agent.errors import InputError
 from edge_agent.flow import Answer, Request
 from edge_agent.journey import Journey, OnText, Parts
+from edge_agent.sync.running import Stay, begin, sync_folder
+from edge_agent.sync.switch import Switch
 from partition.task import Task
 from protos.request_id import new_request_id
 
@@ -49,8 +52,11 @@ class EdgeAgent:
     Thread-safe: many threads may ask one agent. It owns its parts and closes them.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, *, stay: Stay | None = None) -> None:
+        self.stay = stay  # with the release that the configuration led to
+        self._switch = Switch(parts)
+        self._num_answers = itertools.count()
+        self._answered = 0
 
     @classmethod
     def from_config(cls, path: str | Path | None = None, **flags: Any) -> Self:
@@ -71,7 +77,8 @@ class EdgeAgent:
         """Assemble an agent from a configuration that was read already; raises what :meth:`from_config` raises."""
         from edge_agent.assembly import assemble
 
-        return cls(assemble(config))
+        running, boot = begin(config)
+        return cls(assemble(running), stay=Stay(sync_folder(config), boot))
 
     def __enter__(self) -> Self:
         """Start delivering what waits in the outbox."""
@@ -88,6 +95,36 @@ class EdgeAgent:
         if self._parts.cloud is not None:
             self._parts.cloud.close()
         self._parts.model.close()
+        if self.stay is not None:
+            self.stay.end(self._answered)
+            self.stay = None
+
+    @property
+    def _parts(self) -> Parts:
+        return self._switch.current
+
+    @property
+    def num_answers(self) -> int:
+        """Answers so far."""
+        return self._answered
+
+    def switch_to(self, config: EdgeConfig) -> None:
+        """Answer with another model, other tasks and other certificates from now on.
+
+        The new model is loaded first, while the old one answers; requests under way end on the old one, which is freed
+        after the last of them.
+
+        Args:
+            config: As :func:`edge_agent.sync.running.begin` returns it.
+
+        Raises:
+            ConfigError: A setting, certificate or scorer is wrong; what answers goes on, as with every error.
+            PartitionError: The model or a task cannot be read, or does not fit into the memory.
+        """
+        from edge_agent.assembly import reassemble
+
+        fresh = reassemble(config, self._parts)
+        self._switch.replace(fresh, lambda old: old.model.close())
 
     @property
     def metrics(self) -> Metrics:
@@ -135,12 +172,14 @@ class EdgeAgent:
             WireError: The cloud refuses the request for good; the message says why.
         """
         request = self._as_request(question, task)
-        journey = Journey(self._parts, request, on_text=on_text, cancel=cancel or Cancellation())
         try:
-            answer = journey.run()
+            with self._switch.use() as parts:  # the whole way with one release
+                journey = Journey(parts, request, on_text=on_text, cancel=cancel or Cancellation())
+                answer = journey.run()
         except Exception:
             self.metrics.failed(self._task_label(request.task))
             raise
+        self._answered = next(self._num_answers) + 1
         self.metrics.answered(request.task, answer)
         logger.info(
             "request %s: %s, task %s, %d identifiers replaced, %d bytes sent, %.0f ms",

@@ -108,6 +108,7 @@ def _run_cycle(config: EdgeConfig) -> dict[str, Any]:
 
     try:
         with open_client(config, progress=progress, expect=expect) as (client, _):
+            client.observe(seconds=0.0, answers=0)  # of runs that have ended since
             result = client.run_cycle()
     finally:
         for bar in bars:

@@ -44,9 +44,18 @@ def serve_http(config: EdgeConfig) -> None:
                 timeout_graceful_shutdown=30,
             )
         )
+        worker = None
+        if config.sync.channel and not config.offline and agent.stay is not None:
+            from edge_agent.sync.worker import SyncWorker
+
+            worker = SyncWorker(config, agent, stay=agent.stay)
+            worker.start()
         try:
             server.run()
         except SystemExit as error:  # uvicorn's way to say that it cannot bind
             raise ConfigError(
                 f"cannot listen on {host}, port {config.http.port}; choose another port in [http]"
             ) from error
+        finally:
+            if worker is not None:
+                worker.close()

@@ -37,7 +37,7 @@ def open_client(
         ModelStoreError: The device's own model is unknown.
     """
     settings, root = _settings(config), _root(config)
-    transport = _transport(config, metrics)
+    transport = open_transport(config, metrics)
     factory = _factory_model(config)
     try:
         rate = config.sync.max_kilobytes_per_s
@@ -98,7 +98,12 @@ def _root(config: EdgeConfig) -> bytes:
         ) from error
 
 
-def _transport(config: EdgeConfig, metrics: Metrics | None) -> GrpcSyncTransport:
+def open_transport(config: EdgeConfig, metrics: Metrics | None = None) -> GrpcSyncTransport:
+    """Make the way to the cloud; close it.
+
+    Raises:
+        ConfigError: A setting is missing or wrong.
+    """
     from edge_agent.cloud_channel import TlsFiles
     from edge_agent.cloud_sync import GrpcSyncTransport
 

@@ -13,8 +13,14 @@ from pathlib import Path
 
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.errors import SyncFolderError
-from edge_agent.sync.records import BOOTS_OF_A_TRIAL, ReleaseRecord, Running, State, check_move
-from edge_agent.sync.trust import Floor
+from edge_agent.sync.records import (
+    BOOTS_OF_A_TRIAL,
+    Floor,
+    ReleaseRecord,
+    Running,
+    State,
+    check_move,
+)
 
 BUSY_TIMEOUT_S = 10.0
 
@@ -211,6 +217,14 @@ class Journal:
                 "UPDATE releases SET boots_left = boots_left - 1 WHERE release = ?", (release,)
             )
         return self._existing(release).boots_left
+
+    def give_back_boots(self, release: str) -> None:
+        """Count the starts of a trial anew, because a process that ran it ended in good order."""
+        with self._transaction():
+            self._connection.execute(
+                "UPDATE releases SET boots_left = ? WHERE release = ? AND state = ?",
+                (BOOTS_OF_A_TRIAL, release, State.TRIAL),
+            )
 
     def soak(self, release: str, *, seconds: float, answers: int, checks: int) -> None:
         """Add to what a trial has shown."""

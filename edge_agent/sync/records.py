@@ -63,6 +63,15 @@ class Running:
     previous: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The highest version seen of a role while these keys signed it."""
+
+    role: str
+    keys: str  # digest of the key ids
+    version: int
+
+
 def check_move(record: ReleaseRecord, state: State) -> None:
     """Refuse a step that skips one.
 

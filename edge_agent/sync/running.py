@@ -1,15 +1,20 @@
-"""Lays the release that runs over the device's own configuration."""
+"""Lays the release that runs over the device's own configuration, and remembers how a process with it ended."""
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent.sync.boot import Boot, start
 from edge_agent.sync.release_layout import CERTIFICATES, SCORERS, TASKS, folder_of, model_of
 
 if TYPE_CHECKING:
     from edge_agent.config import EdgeConfig
+    from edge_agent.sync.boot import Boot
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "sync"
 
@@ -25,6 +30,8 @@ def begin(config: EdgeConfig) -> tuple[EdgeConfig, Boot]:
     Returns:
         The configuration with the release's model, tasks, scorers and certificates, and what was chosen.
     """
+    from edge_agent.sync.boot import Boot, start
+
     folder = sync_folder(config)
     if not folder.is_dir():
         return config, Boot(release=None, folder=None)
@@ -49,3 +56,52 @@ def with_release(config: EdgeConfig, boot: Boot) -> EdgeConfig:
         if path is not None:
             changes[field] = path.resolve()
     return config.model_copy(update=changes)
+
+
+class Stay:
+    """One process's time with the release it started with. A process that crashes never comes to its end."""
+
+    def __init__(
+        self, folder: Path, boot: Boot, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begin; reads and writes nothing.
+
+        Args:
+            folder: Of synchronisation.
+            boot: What the start chose.
+            clock: Seconds.
+        """
+        self.boot = boot
+        self.is_counted = False  # somebody else tells the trial of time and answers
+        self._folder = folder
+        self._clock = clock
+        self._began = clock()
+
+    def end(self, num_answers: int) -> None:
+        """Tell the trial, if there is one, that this process ended in good order after so many answers."""
+        if self.boot.release is None:
+            return
+        from edge_agent.sync.boot import JOURNAL
+        from edge_agent.sync.disk import Disk
+        from edge_agent.sync.errors import SyncFolderError
+        from edge_agent.sync.journal import Journal
+        from edge_agent.sync.records import State
+
+        try:
+            journal = Journal(self._folder / JOURNAL, Disk())
+        except SyncFolderError as error:
+            logger.warning("%s", error)
+            return
+        try:
+            running = journal.running.release
+            record = journal.record(running) if running is not None else None
+            if record is None or record.state is not State.TRIAL:
+                return
+            journal.give_back_boots(record.release)
+            if record.release == self.boot.release and not self.is_counted:
+                seconds = self._clock() - self._began
+                journal.soak(record.release, seconds=seconds, answers=num_answers, checks=0)
+        except SyncFolderError as error:
+            logger.warning("%s", error)
+        finally:
+            journal.close()

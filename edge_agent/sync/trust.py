@@ -31,6 +31,7 @@ from tuf.ngclient import FetcherInterface, Updater
 
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.errors import NotReachableError, RefusedError
+from edge_agent.sync.records import Floor
 from edge_agent.sync.transport import SyncTransport
 from partition.desired import MAX_DESIRED_BYTES, Desired, desired_path, manifest_path, parse_desired
 from partition.errors import ManifestError
@@ -42,15 +43,6 @@ logger = logging.getLogger(__name__)
 ROLES = ("timestamp", "snapshot", "targets", "director")
 # python-tuf asks a fetcher for URLs; only the last part of ours is ever used.
 METADATA_URL = "tandem://metadata/"
-
-
-@dataclass(frozen=True, slots=True)
-class Floor:
-    """The highest version seen of a role while these keys signed it."""
-
-    role: str
-    keys: str  # digest of the key ids
-    version: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
