@@ -52,6 +52,16 @@ class ModelConfig(_Section):
     offline: bool = False  # never fetch a model
 
 
+class EngineConfig(_Section):
+    """How much the model does at once."""
+
+    kind: Literal["batching", "serial"] = "batching"
+    max_sequences: Annotated[int, Field(ge=1, le=1024)] = 32
+    step_tokens: Annotated[int, Field(ge=16, le=65536)] = 256  # positions of one step
+    kv_mib: _PositiveInt = 1024  # memory of the KV cache
+    tenant_weights: dict[str, _Positive] = {}  # of the engine's time; 1 where none is named
+
+
 class LimitsConfig(_Section):
     """What one request may ask."""
 
@@ -65,6 +75,9 @@ class LimitsConfig(_Section):
     max_concurrent_streams: _PositiveInt = 256
     max_queued_requests: _PositiveInt = 256
     max_outcomes: _PositiveInt = 1000  # in one report
+    max_sessions: _PositiveInt = 1024
+    max_sessions_per_tenant: _PositiveInt = 256
+    session_ttl_s: _Positive = 1800.0  # without a frame
 
 
 class PricesConfig(_Section):
@@ -120,6 +133,7 @@ class CloudConfig(Settings):
     reflection: bool = False
     tls: TlsConfig = TlsConfig()
     model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
     limits: LimitsConfig = LimitsConfig()
     prices: PricesConfig = PricesConfig()
     drain: DrainConfig = DrainConfig()

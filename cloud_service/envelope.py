@@ -11,6 +11,7 @@ import secrets
 import stat
 import struct
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from cryptography.exceptions import InvalidTag
@@ -87,7 +88,7 @@ class Envelope:
         )
         return number
 
-    def _newest(self, connection: sa.Connection, tenant: str) -> sa.Row[tuple[int, bytes]] | None:
+    def _newest(self, connection: sa.Connection, tenant: str) -> sa.Row[Any, Any] | None:
         return connection.execute(
             sa.select(TENANT_KEYS.c.number, TENANT_KEYS.c.wrapped)
             .where(TENANT_KEYS.c.tenant == tenant)

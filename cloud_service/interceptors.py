@@ -267,7 +267,14 @@ async def _abort(call: Call, error: WireError) -> None:
 def _checked(request: Any) -> Any:
     if isinstance(request, Malformed):
         raise InvalidRequestError("the message cannot be parsed; send what the proto file says")
+    if isinstance(request, AsyncIterator):
+        return _checked_each(request)
     return request
+
+
+async def _checked_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
 
 
 def _place_of(error: BaseException) -> str:

@@ -73,6 +73,20 @@ class Metrics:
         self.queue_depth = Gauge(
             "tandem_engine_queue_depth", "Requests that wait for the engine.", registry=registry
         )
+        self.kv_usage = Gauge(
+            "tandem_engine_kv_usage_ratio", "Share of the KV cache in use.", registry=registry
+        )
+        self.preemptions = Counter(
+            "tandem_engine_preemptions",
+            "Running sequences that gave their memory to more urgent ones.",
+            registry=registry,
+        )
+        self.batch_sequences = Histogram(
+            "tandem_engine_batch_sequences",
+            "Sequences in one step of the engine.",
+            registry=registry,
+            buckets=_BATCH,
+        )
         self.batch_tokens = Histogram(
             "tandem_engine_batch_tokens",
             "Positions in one step of the engine.",

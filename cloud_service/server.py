@@ -44,6 +44,7 @@ from cloud_service.servicers import (
     InferenceServicer,
     ServiceParts,
 )
+from cloud_service.sessions import SessionTable
 from cloud_service.state_store import StateStore, open_state
 from cloud_service.sync_servicer import SyncServicer
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
@@ -114,6 +115,11 @@ class CloudServer:
             store=store,
             envelope=envelope,
             dedupe=Dedupe(store, envelope),
+            sessions=SessionTable(
+                max_sessions=config.limits.max_sessions,
+                max_per_tenant=config.limits.max_sessions_per_tenant,
+                ttl_s=config.limits.session_ttl_s,
+            ),
             metrics=self.metrics,
         )
         self._releases = ReleaseService(config.releases)
@@ -158,6 +164,7 @@ class CloudServer:
         """Go away in good order; harmless when repeated."""
         started_s, drain = time.monotonic(), self._config.drain
         self._calls.is_draining = True
+        self._parts.draining.set()
         self._releases.end_watches()
         await self._health.enter_graceful_shutdown()
         if len(self._calls):
@@ -170,6 +177,7 @@ class CloudServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._parts.sessions.close()
         await self._parts.models.close()
         await asyncio.to_thread(self._releases.close)
         await self._probes.stop(None)
@@ -264,6 +272,7 @@ class CloudServer:
         parts = self._parts
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
+            parts.sessions.purge(time.monotonic())
             with contextlib.suppress(Exception):  # a locked database is told where it matters
                 await parts.store.run(
                     lambda connection: parts.dedupe.purge(connection, now=time.time())

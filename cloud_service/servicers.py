@@ -17,6 +17,7 @@ from cloud_service.calls import current_call
 from cloud_service.config import CloudConfig
 from cloud_service.dedupe import Attempt, Dedupe, RequestKey, Stored
 from cloud_service.envelope import Envelope
+from cloud_service.extend_stream import answer_stream
 from cloud_service.feedback import store_outcomes
 from cloud_service.generation import Completed, EndReason, Interrupt, Prompt, TextDelta
 from cloud_service.identity import Identity
@@ -33,8 +34,9 @@ from cloud_service.request_checks import (
     payload_sha256,
 )
 from cloud_service.resume_token import ResumePoint, open_resume_token, seal_resume_token
+from cloud_service.sessions import SessionTable
 from cloud_service.state_store import StateStore
-from protos.errors import InProgressError, UnsupportedError
+from protos.errors import InProgressError
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 
@@ -59,7 +61,9 @@ class ServiceParts:
     envelope: Envelope
     dedupe: Dedupe
     metrics: Metrics
-    interrupt: Interrupt = field(default_factory=Interrupt)
+    sessions: SessionTable
+    interrupt: Interrupt = field(default_factory=Interrupt)  # answers are to be handed over
+    draining: Interrupt = field(default_factory=Interrupt)  # streams of frames are to end
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -110,9 +114,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Extend(
         self, request_iterator: AsyncIterator[inference_pb2.ExtendRequest], context: Context
     ) -> AsyncIterator[inference_pb2.ExtendResponse]:
-        """Extend one session."""
-        raise UnsupportedError("this server keeps no sessions; send the request as text")
-        yield inference_pb2.ExtendResponse()  # makes this a generator
+        """Answer the frames of one session."""
+        parts = self._parts
+        replies = answer_stream(
+            request_iterator,
+            backend=parts.models.get(""),
+            sessions=parts.sessions,
+            draining=parts.draining,
+        )
+        async with contextlib.aclosing(replies):
+            async for reply in replies:
+                yield reply
 
     async def GetModel(
         self, request: inference_pb2.GetModelRequest, context: Context

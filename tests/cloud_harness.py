@@ -55,6 +55,7 @@ class Site:
                 "client_authority": str(folder.authority.certificate),
             },
             "model": {"name": str(self.model), "dtype": "float32", "threads": 1},
+            "engine": {"kv_mib": 64},
             "state": {"directory": str(self.root / "state")},
             "drain": {"balancer_s": 0.0, "finish_s": 5.0},
         }
@@ -126,7 +127,7 @@ class CloudProcess:
             config.write_text(
                 "[tls]\ncertificate = 'server.crt'\nkey = 'server.key'\nclient_authority = 'ca.crt'\n"
                 "[drain]\nbalancer_s = 0.0\nfinish_s = 1.0\n"
-                "[model]\ndtype = 'float32'\nthreads = 1\n[state]\ndirectory = 'state'\n"
+                "[engine]\nkv_mib = 64\n[model]\ndtype = 'float32'\nthreads = 1\n[state]\ndirectory = 'state'\n"
             )
         command = [
             sys.executable,

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cloud_service.generation import GenerationEvent, Prompt
+from cloud_service.identity import Identity
+from cloud_service.sessions import Session
+from partition.frame_messages import Opening
 from protos.errors import NotFoundError, UnavailableError
 
 WARM_UP_RETRY_S = 2.0
@@ -41,6 +44,13 @@ class Backend(Protocol):
 
         Raises:
             WireError: As the caller is to see it.
+        """
+
+    def make_session(self, identity: Identity, opening: Opening) -> Session:
+        """Begin a session of VERIFY; its opening agrees with :attr:`card`.
+
+        Raises:
+            UnsupportedError: This backend keeps no sessions.
         """
 
     async def close(self) -> None:

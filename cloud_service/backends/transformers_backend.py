@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from cloud_service.backends.backend import ModelCard
 from cloud_service.config import CloudConfig
 from cloud_service.engine.job import Engine, Job, JobEnd, JobOutcome
 from cloud_service.engine.mailbox import Mailbox
 from cloud_service.engine.text_stream import TextStream
+from cloud_service.errors import ModelLoadError
 from cloud_service.generation import (
     Completed,
     EndReason,
@@ -22,20 +23,27 @@ from cloud_service.generation import (
     TextDelta,
     Usage,
 )
+from cloud_service.identity import Identity
 from cloud_service.metrics import Metrics
+from cloud_service.sessions import FrameRunner, Session
 from partition.errors import ModelFileError
+from partition.frame_messages import Opening
 from partition.tokenizer import Tokenizer
+from partition.verify import VerifyingSession
 from protos.errors import (
     DeadlineExceededError,
     InternalError,
     InvalidRequestError,
     RequestCancelledError,
     UnavailableError,
+    UnsupportedError,
 )
 
 logger = logging.getLogger(__name__)
 
 TOKENIZER_THREADS: Final = 2
+
+MakeRunner = Callable[[VerifyingSession, Identity, Opening], FrameRunner]
 
 
 class TransformersBackend:
@@ -47,12 +55,15 @@ class TransformersBackend:
         card: ModelCard,
         tokenizer: Tokenizer,
         engine: Engine,
+        make_runner: MakeRunner | None,
         max_input_tokens: int,
     ) -> None:
         self._card = card
         self._tokenizer = tokenizer
         self._engine = engine
-        self._max_input_tokens = min(max_input_tokens, card.context_tokens)
+        self._make_runner = make_runner
+        self._context_tokens = min(card.context_tokens, engine.capacity_tokens)
+        self._max_input_tokens = min(max_input_tokens, self._context_tokens)
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tandem-tokenize")
 
     @property
@@ -102,6 +113,19 @@ class TransformersBackend:
             job.cancel()
             prompt.interrupt.unsubscribe(mailbox.interrupt)
 
+    def make_session(self, identity: Identity, opening: Opening) -> Session:
+        """See :class:`Backend`."""
+        if self._make_runner is None:
+            raise UnsupportedError("this server keeps no sessions; send the request as text")
+        verifying = VerifyingSession(key=opening.prefix_key, end_ids=self._tokenizer.end_ids)
+        return Session(
+            opening,
+            verifying,
+            self._make_runner(verifying, identity, opening),
+            vocabulary_size=self._card.vocabulary_size,
+            max_tokens=self._context_tokens,
+        )
+
     async def close(self) -> None:
         """See :class:`Backend`."""
         await asyncio.to_thread(self._engine.close)
@@ -121,7 +145,7 @@ class TransformersBackend:
         return ids, labels
 
     def _output_room(self, prompt: Prompt, num_input: int) -> int:
-        room = self._card.context_tokens - num_input
+        room = self._context_tokens - num_input
         if room < 1:
             raise InvalidRequestError("the input fills the model's context; shorten it")
         return min(prompt.max_output_tokens, room)
@@ -203,20 +227,56 @@ async def make_transformers_backend(config: CloudConfig, metrics: Metrics) -> Tr
     def make() -> TransformersBackend:
         # torch and transformers take seconds to import; the ports are open by then.
         from cloud_service.engine.model import load_model
-        from cloud_service.engine.serial import SerialEngine
 
         model = load_model(config.model)
-        engine = SerialEngine(
-            model.module,
-            max_waiting=config.limits.max_queued_requests,
-            threads=config.model.threads,
-        )
+        engine, make_runner = _make_engine(model.module, config, metrics)
         metrics.queue_depth.set_function(lambda: engine.num_waiting)
         return TransformersBackend(
             card=model.card,
             tokenizer=model.tokenizer,
             engine=engine,
+            make_runner=make_runner,
             max_input_tokens=config.limits.max_input_tokens,
         )
 
     return await asyncio.to_thread(make)
+
+
+def _make_engine(
+    module: Any, config: CloudConfig, metrics: Metrics
+) -> tuple[Engine, MakeRunner | None]:
+    from cloud_service.engine.batching import BatchingEngine, EngineLimits, StepReport
+    from cloud_service.engine.frames import EngineSession
+    from cloud_service.engine.serial import SerialEngine
+
+    max_waiting, threads = config.limits.max_queued_requests, config.model.threads
+    if config.engine.kind == "serial":
+        return SerialEngine(module, max_waiting=max_waiting, threads=threads), None
+
+    def on_step(report: StepReport) -> None:
+        metrics.batch_tokens.observe(report.num_tokens)
+        metrics.batch_sequences.observe(report.num_sequences)
+        if report.num_preemptions:
+            metrics.preemptions.inc(report.num_preemptions)
+
+    limits = EngineLimits(
+        max_waiting=max_waiting,
+        max_sequences=config.engine.max_sequences,
+        step_tokens=config.engine.step_tokens,
+        kv_bytes=config.engine.kv_mib << 20,
+        threads=threads,
+    )
+    try:
+        engine = BatchingEngine(
+            module, limits, weights=config.engine.tenant_weights, on_step=on_step
+        )
+    except MemoryError as error:
+        raise ModelLoadError(str(error)) from error
+    metrics.kv_usage.set_function(lambda: engine.kv_usage)
+
+    def make_runner(
+        verifying: VerifyingSession, identity: Identity, opening: Opening
+    ) -> FrameRunner:
+        return EngineSession(engine, verifying, tenant=identity.tenant, sampling=opening.sampling)
+
+    return engine, make_runner

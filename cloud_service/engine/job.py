@@ -84,5 +84,9 @@ class Engine(Protocol):
     def num_waiting(self) -> int:
         """Jobs that wait for their first step."""
 
+    @property
+    def capacity_tokens(self) -> int:
+        """The longest sequence that it can hold."""
+
     def close(self) -> None:
         """End every job and the engine's thread; waits for the current step. Harmless when repeated."""

@@ -52,6 +52,12 @@ class SerialEngine:
         """See :class:`Engine`."""
         return self._waiting.qsize()
 
+    @property
+    def capacity_tokens(self) -> int:
+        """See :class:`Engine`."""
+        tokens: int = self._module.config.get_text_config().max_position_embeddings
+        return tokens
+
     def close(self) -> None:
         """See :class:`Engine`."""
         self._is_closed = True

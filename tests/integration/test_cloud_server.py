@@ -314,12 +314,6 @@ async def test_a_full_queue_refuses_at_once(site: Site) -> None:
     assert all(isinstance(error, QuotaExceededError) and error.quota for error in refused)
 
 
-async def test_later_services_are_politely_refused(cloud: RunningCloud, client: Client) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        _ = [event async for event in client.inference.Extend(iter(()), timeout=5)]
-    assert isinstance(from_rpc_error(caught.value), UnsupportedError)
-
-
 async def test_model_card(client: Client, model: Path) -> None:
     card = await client.inference.GetModel(inference_pb2.GetModelRequest(), timeout=5)
     tokenizer = Tokenizer.from_folder(model)

@@ -1,0 +1,363 @@
+"""The batching engine: every step runs what the scheduler chose of many sequences, as one row of tokens.
+
+One thread owns scheduler, memory and model. Other threads only put requests into a box; the thread empties it between
+steps, so a cancellation takes effect within one step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cloud_service.engine.job import Job, JobEnd
+from cloud_service.engine.kv_blocks import BLOCK_TOKENS, BlockPool
+from cloud_service.engine.paged_attention import (
+    STEP_ARGUMENT,
+    AttentionStep,
+    PagedMemory,
+    Span,
+    install_paged_attention,
+)
+from cloud_service.engine.programs import GenerateProgram, Report, ScoreProgram
+from cloud_service.engine.scheduler import Scheduler, Share
+from cloud_service.engine.sequence import Branch, Owner, Program, Rows, Sequence
+from protos.errors import QuotaExceededError, UnavailableError
+
+logger = logging.getLogger(__name__)
+
+QUEUE_RETRY_S = 1.0
+SWEEP_S = 0.5  # how often deadlines are looked at while nothing runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """How much the engine does at once."""
+
+    max_waiting: int = 256
+    max_sequences: int = 32
+    step_tokens: int = 256
+    kv_bytes: int = 1 << 30
+    threads: int = 0  # 0: as many as there are cores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """One step, for metrics."""
+
+    num_tokens: int
+    num_sequences: int
+    num_preemptions: int  # since the step before
+    seconds: float
+
+
+class BatchingEngine:
+    """Continuous batching over a transformers decoder; see :class:`cloud_service.engine.job.Engine`."""
+
+    def __init__(
+        self,
+        module: Any,
+        limits: EngineLimits,
+        *,
+        weights: Mapping[str, float] | None = None,
+        on_step: Callable[[StepReport], None] | None = None,
+    ) -> None:
+        """Take over a module: its attention is replaced.
+
+        Args:
+            module: A transformers causal language model, in evaluation mode.
+            limits: How much at once.
+            weights: Of tenants; 1 where none is named.
+            on_step: Called on the engine's thread after each step.
+
+        Raises:
+            MemoryError: ``kv_bytes`` does not hold one block.
+        """
+        install_paged_attention(module)
+        self._module = module
+        self._limits = limits
+        self._on_step = on_step
+        self._memory = _make_memory(module, limits.kv_bytes)
+        self._scheduler = Scheduler(
+            BlockPool(self._memory.data.shape[1]),
+            max_sequences=limits.max_sequences,
+            step_tokens=limits.step_tokens,
+            weights=weights,
+        )
+        self._num_told = 0  # preemptions
+        self._numbers = itertools.count()
+        self._jobs: dict[int, tuple[Job, Owner]] = {}  # by number of arrival, of the thread
+        self._box: list[Callable[[], None]] = []
+        self._num_unseen = 0  # jobs in the box
+        self._arrived = threading.Condition()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="tandem-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_waiting(self) -> int:
+        """See :class:`Engine`."""
+        return self._scheduler.num_waiting + self._num_unseen
+
+    @property
+    def capacity_tokens(self) -> int:
+        """See :class:`Engine`."""
+        return self._scheduler.pool.num_blocks * BLOCK_TOKENS
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the blocks that some sequence uses."""
+        pool = self._scheduler.pool
+        return pool.num_used / pool.num_blocks
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often a running sequence had to give its memory to a more urgent one."""
+        return self._scheduler.num_preemptions
+
+    def submit(self, job: Job) -> None:
+        """See :class:`Engine`."""
+        if self.num_waiting >= self._limits.max_waiting:
+            raise QuotaExceededError(
+                "too many requests wait for the model; try again later",
+                retry_after_s=QUEUE_RETRY_S,
+                quota="queued_requests",
+            )
+        with self._arrived:
+            self._num_unseen += 1
+        self.call(lambda: self._start(job))
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Run something between two steps on the engine's thread; from any thread.
+
+        Raises:
+            UnavailableError: The engine is closed.
+        """
+        with self._arrived:
+            if self._is_closed:
+                raise UnavailableError(
+                    "this server is shutting down; call again", retry_after_s=1.0
+                )
+            self._box.append(work)
+            self._arrived.notify()
+
+    def close(self) -> None:
+        """See :class:`Engine`."""
+        with self._arrived:
+            self._is_closed = True
+            self._arrived.notify()
+        self._thread.join()
+
+    def check_integrity(self) -> None:
+        """Assert what must hold between steps; on the engine's thread, or after :meth:`close`."""
+        self._scheduler.check_integrity()
+
+    def add_sequence(
+        self, owner: Owner, program: Program, ids: tuple[int, ...], num_rows: int
+    ) -> Sequence:
+        """Take a sequence in; on the engine's thread."""
+        sequence = Sequence(
+            owner=owner,
+            number=next(self._numbers),
+            ids=list(ids),
+            num_rows=num_rows,
+            program=program,
+        )
+        self._scheduler.add(sequence)
+        return sequence
+
+    def extend(self, sequence: Sequence, crop_to: int, ids: tuple[int, ...], num_rows: int) -> None:
+        """Give a parked sequence more to do; on the engine's thread. The one primitive of generation and verification."""
+        self._scheduler.crop(sequence, crop_to)
+        self._scheduler.wake(sequence)
+        sequence.ids.extend(ids)
+        sequence.num_rows = num_rows
+
+    def holds(self, sequence: Sequence) -> bool:
+        """Whether a sequence was not ended meanwhile; on the engine's thread."""
+        return self._scheduler.holds(sequence)
+
+    def _run(self) -> None:
+        if self._limits.threads:
+            torch.set_num_threads(self._limits.threads)
+        with torch.inference_mode():
+            while True:
+                with self._arrived:
+                    if not (self._box or self._is_closed or self._has_work()):
+                        self._arrived.wait()
+                    box, self._box = self._box, []
+                    is_closed = self._is_closed
+                for work in box:
+                    work()
+                if is_closed:
+                    break
+                self._sweep()
+                if shares := self._scheduler.plan():
+                    self._step(shares)
+                elif (
+                    self._has_work()
+                ):  # all of it waits for a slot that a parked sequence cannot give
+                    time.sleep(0.001)
+        for sequence in self._scheduler.sequences:
+            self._end(sequence, JobEnd.CLOSED)
+
+    def _has_work(self) -> bool:
+        return any(not sequence.is_parked for sequence in self._scheduler.sequences)
+
+    def _start(self, job: Job) -> None:
+        with self._arrived:
+            self._num_unseen -= 1
+        owner = Owner(tenant=job.tenant, deadline_s=job.deadline_s, arrived_s=time.monotonic())
+        report = Report(job, owner)
+        longest = max(map(len, job.labels), default=job.max_output_tokens)
+        if len(job.prompt_ids) + longest > self.capacity_tokens:
+            report(JobEnd.FAILED)
+            logger.warning("a job is larger than the KV cache; raise `engine.kv_bytes`")
+            return
+        if not job.labels and len(job.answer_ids) >= job.max_output_tokens:
+            report(JobEnd.LENGTH)
+            return
+        program: Program = ScoreProgram(job, report) if job.labels else GenerateProgram(job, report)
+        number = self.add_sequence(owner, program, job.prompt_ids + job.answer_ids, 1).number
+        self._jobs[number] = (job, owner)
+
+    def _sweep(self) -> None:
+        """End what nobody waits for any more."""
+        for number, (job, owner) in tuple(self._jobs.items()):
+            if job.is_cancelled:
+                owner.is_wanted = False
+                del self._jobs[number]
+        now_s = time.monotonic()
+        for sequence in self._scheduler.sequences:
+            if not sequence.owner.is_wanted:
+                self._end(sequence, JobEnd.CANCELLED)
+            elif not sequence.is_parked and now_s > sequence.owner.deadline_s:
+                self._end(sequence, JobEnd.DEADLINE)
+
+    def _step(self, shares: tuple[Share, ...]) -> None:
+        started_s = time.monotonic()
+        for share in shares:
+            owner = share.sequence.owner
+            if owner.first_step_s is None:
+                owner.first_step_s = started_s
+        try:
+            logits, greedy_ids = self._forward(shares)
+        except (RuntimeError, ValueError, IndexError, MemoryError) as error:
+            # Out of memory, or a model that does what the interface does not foresee; the text may hold content.
+            logger.error("a step failed: %s", type(error).__name__)
+            for share in shares:
+                self._end(share.sequence, JobEnd.FAILED)
+            return
+        seconds = time.monotonic() - started_s
+        num_tokens = sum(share.num_tokens for share in shares)
+        row = 0
+        for share in shares:
+            sequence = share.sequence
+            sequence.owner.compute_s += seconds * share.num_tokens / num_tokens
+            wanted = sequence.wanted_of(share.num_tokens)
+            self._scheduler.computed(share)
+            own, own_ids = logits[row : row + wanted], greedy_ids[row : row + wanted]
+            row += wanted
+            self._advance(sequence, own, own_ids)
+        if self._on_step is not None:
+            preempted, self._num_told = self.num_preemptions - self._num_told, self.num_preemptions
+            report = StepReport(
+                num_tokens=num_tokens,
+                num_sequences=len(shares),
+                num_preemptions=preempted,
+                seconds=seconds,
+            )
+            self._on_step(report)
+
+    def _forward(self, shares: tuple[Share, ...]) -> tuple[torch.Tensor, list[int]]:
+        """Run one step; returns the wanted rows of all shares in their order, and the likeliest id of each."""
+        ids: list[int] = []
+        wanted: list[int] = []
+        spans = []
+        for share in shares:
+            sequence = share.sequence
+            start = sequence.num_computed
+            ids += sequence.ids[start : start + share.num_tokens]
+            wanted += range(len(ids) - sequence.wanted_of(share.num_tokens), len(ids))
+            spans.append(Span(start, share.num_tokens, sequence.blocks))
+        step = AttentionStep(self._memory, spans)
+        device = self._memory.data.device
+        output = self._module(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=step.positions[None],
+            use_cache=False,
+            logits_to_keep=torch.tensor(wanted, device=device, dtype=torch.long),
+            **{STEP_ARGUMENT: step},
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits, logits.argmax(-1).tolist()
+
+    def _advance(self, sequence: Sequence, logits: torch.Tensor, greedy_ids: list[int]) -> None:
+        if sequence.num_missing:
+            if len(logits):
+                sequence.parts.append(logits.clone())
+            return
+        if sequence.parts:
+            logits = torch.cat([*sequence.parts, logits])
+            greedy_ids = logits.argmax(-1).tolist()
+            sequence.parts.clear()
+        rows = Rows(logits, tuple(greedy_ids))
+        try:
+            verdict = sequence.program.on_rows(rows)
+        except Exception as error:
+            # The outermost loop of this thread: a listener's bug must not stop everybody's answers.
+            logger.error("a program failed: %s", type(error).__name__)
+            verdict = JobEnd.FAILED
+        if isinstance(verdict, JobEnd):
+            self._end(sequence, verdict)
+        elif verdict is None:
+            sequence.is_parked = True
+        elif verdict and isinstance(verdict[0], Branch):
+            self._branch(sequence, verdict)
+        else:
+            sequence.ids.extend(verdict)  # type: ignore[arg-type]  # no branches here
+            sequence.num_rows = 1
+
+    def _branch(self, sequence: Sequence, branches: tuple[Any, ...]) -> None:
+        owner = sequence.owner
+        for branch in branches:
+            self.add_sequence(owner, branch.program, branch.ids, branch.num_rows)
+        # Only now: the blocks that the branches share stay known.
+        self._scheduler.remove(sequence)
+
+    def _end(self, sequence: Sequence, end: JobEnd) -> None:
+        self._scheduler.remove(sequence)
+        self._jobs.pop(sequence.number, None)
+        sequence.program.on_end(end)
+
+
+def _make_memory(module: Any, kv_bytes: int) -> PagedMemory:
+    config = module.config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    parameter = next(module.parameters())
+    block_bytes = PagedMemory.block_bytes(
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=parameter.dtype,
+    )
+    if kv_bytes < block_bytes:
+        raise MemoryError(
+            f"`engine.kv_bytes` holds no block of {BLOCK_TOKENS} positions; raise it to {block_bytes} at least"
+        )
+    return PagedMemory(
+        num_layers=config.num_hidden_layers,
+        num_blocks=kv_bytes // block_bytes,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        dtype=parameter.dtype,
+        device=parameter.device,
+    )

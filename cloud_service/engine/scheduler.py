@@ -1,0 +1,235 @@
+"""Which sequences run in the next step, and how many positions of each.
+
+* A tenant's turn comes by the tokens it has been given so far, divided by its weight (virtual token counters, 2401.00588):
+  one that floods waits behind one that asks little. Within a tenant the earliest deadline is first.
+* Sequences that lack few positions (decoding, verification) always run: they are what somebody is reading along with.
+  What is left of the step's budget goes to prompts, in pieces.
+* Memory short: idle sequences are dropped first, then the least urgent running one. Both keep their ids and compute again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cloud_service.engine.kv_blocks import BLOCK_TOKENS, BlockPool, PrefixDigests
+from cloud_service.engine.sequence import Sequence
+
+MAX_TENANT_SHARE = 0.75  # of the slots, while another tenant might want one
+FEW_POSITIONS = 17  # a frame of 16 drafts; more is a prompt
+OUTPUT_WEIGHT = 2.0  # a decoded token costs about two of a prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """``num_tokens`` of one sequence in a step; its blocks are allocated."""
+
+    sequence: Sequence
+    num_tokens: int
+
+
+class Scheduler:
+    """Owner of slots and blocks. Not thread-safe; knows no clock and no tensors."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_sequences: int,
+        step_tokens: int,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.pool = pool
+        self._digests = PrefixDigests()
+        self._max_sequences = max_sequences
+        self._step_tokens = max(step_tokens, max_sequences)
+        self._weights = dict(weights or {})
+        self._served: dict[str, float] = {}
+        self._sequences: list[Sequence] = []  # all, in order of arrival
+        self.num_preemptions = 0
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that have work and no slot."""
+        return sum(
+            1 for sequence in self._sequences if not (sequence.is_admitted or sequence.is_parked)
+        )
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """All of them, idle ones too."""
+        return tuple(self._sequences)
+
+    def add(self, sequence: Sequence) -> None:
+        """Take a sequence in; it waits for its turn."""
+        self._begin_level(sequence.owner.tenant)
+        self._sequences.append(sequence)
+
+    def holds(self, sequence: Sequence) -> bool:
+        """Whether it was added and not removed."""
+        return any(other is sequence for other in self._sequences)
+
+    def wake(self, sequence: Sequence) -> None:
+        """A parked sequence has work again."""
+        if sequence.num_computed == 0:
+            self._give_back(
+                sequence
+            )  # it is admitted anew, and finds what the prefix cache has of it
+        self._begin_level(sequence.owner.tenant)
+        sequence.is_parked = False
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence and give its blocks back."""
+        self._give_back(sequence)
+        self._sequences.remove(sequence)
+
+    def plan(self) -> tuple[Share, ...]:
+        """Choose the next step and allocate its blocks; empty when there is nothing to do."""
+        shares: list[Share] = []
+        planned: set[int] = set()
+        budget = self._step_tokens
+        ready = sorted(
+            (sequence for sequence in self._sequences if not sequence.is_parked), key=self._urgency
+        )
+        for sequence in ready:
+            if not sequence.is_admitted or sequence.num_missing > min(FEW_POSITIONS, budget):
+                continue
+            if self._make_room(sequence, len(sequence.ids), planned):
+                shares.append(Share(sequence, sequence.num_missing))
+                planned.add(id(sequence))
+                budget -= sequence.num_missing
+        for sequence in ready:
+            if budget <= 0:
+                break
+            if id(sequence) in planned or not (sequence.is_admitted or self._admit(sequence)):
+                continue
+            num_tokens = min(sequence.num_missing, budget)
+            if self._make_room(sequence, sequence.num_computed + num_tokens, planned):
+                shares.append(Share(sequence, num_tokens))
+                planned.add(id(sequence))
+                budget -= num_tokens
+        return tuple(shares)
+
+    def computed(self, share: Share) -> None:
+        """A step is done: count it, and make its full blocks known."""
+        sequence = share.sequence
+        tenant = sequence.owner.tenant
+        cost = share.num_tokens * (OUTPUT_WEIGHT if share.num_tokens == 1 else 1.0)
+        self._served[tenant] += cost / self._weights.get(tenant, 1.0)
+        sequence.num_computed += share.num_tokens
+        full = sequence.num_computed // BLOCK_TOKENS
+        while len(sequence.digests) < full:
+            at = len(sequence.digests)
+            digest = self._digest(sequence, at)
+            sequence.digests.append(digest)
+            self.pool.publish(sequence.blocks[at], digest)
+
+    def crop(self, sequence: Sequence, length: int) -> None:
+        """Take positions off the end; a block that others may see is not written again but replaced when needed."""
+        del sequence.ids[length:]
+        sequence.parts.clear()
+        sequence.num_computed = min(sequence.num_computed, length)
+        full = sequence.num_computed // BLOCK_TOKENS
+        del sequence.digests[full:]
+        keep = -(-sequence.num_computed // BLOCK_TOKENS)
+        if (
+            keep > full
+            and len(sequence.blocks) > full
+            and self.pool.is_shared(sequence.blocks[full])
+        ):
+            keep, sequence.num_computed = full, full * BLOCK_TOKENS
+        for block in sequence.blocks[keep:]:
+            self.pool.release(block)
+        del sequence.blocks[keep:]
+
+    def check_integrity(self) -> None:
+        """Assert what must hold between steps."""
+        self.pool.check_integrity([sequence.blocks for sequence in self._sequences])
+        for sequence in self._sequences:
+            assert 0 <= sequence.num_computed <= len(sequence.ids)
+            assert sequence.num_computed <= len(sequence.blocks) * BLOCK_TOKENS
+            assert len(sequence.digests) == sequence.num_computed // BLOCK_TOKENS
+            assert sequence.is_admitted or not sequence.blocks
+        assert sum(sequence.is_admitted for sequence in self._sequences) <= self._max_sequences
+
+    def _begin_level(self, tenant: str) -> None:
+        """Who comes back after a rest begins level with the others: credit cannot be saved up."""
+        active = {other.owner.tenant for other in self._sequences if not other.is_parked}
+        if tenant not in active:
+            least = min((self._served[other] for other in active), default=0.0)
+            self._served[tenant] = max(self._served.get(tenant, 0.0), least)
+
+    def _urgency(self, sequence: Sequence) -> tuple[float, float, int]:
+        owner = sequence.owner
+        return self._served.get(owner.tenant, 0.0), owner.deadline_s, sequence.number
+
+    def _admit(self, sequence: Sequence) -> bool:
+        admitted = [other for other in self._sequences if other.is_admitted]
+        tenant = sequence.owner.tenant
+        own = sum(1 for other in admitted if other.owner.tenant == tenant and not other.is_parked)
+        if own >= max(1, int(self._max_sequences * MAX_TENANT_SHARE)):
+            return False
+        if len(admitted) >= self._max_sequences:
+            idle = [other for other in admitted if other.is_parked]
+            if not idle:
+                return False
+            self._give_back(min(idle, key=lambda other: other.number))
+        sequence.is_admitted = True
+        self._find_prefix(sequence)
+        return True
+
+    def _find_prefix(self, sequence: Sequence) -> None:
+        most = (len(sequence.ids) - sequence.num_rows) // BLOCK_TOKENS
+        for at in range(most):
+            digest = self._digest(sequence, at)
+            block = self.pool.find(digest)
+            if block is None:
+                break
+            sequence.blocks.append(block)
+            sequence.digests.append(digest)
+        sequence.num_computed = len(sequence.blocks) * BLOCK_TOKENS
+        if sequence.owner.cached_tokens is None:
+            sequence.owner.cached_tokens = sequence.num_computed
+
+    def _digest(self, sequence: Sequence, at: int) -> bytes:
+        before = sequence.digests[at - 1] if at else self._digests.root(sequence.owner.tenant)
+        ids = sequence.ids[at * BLOCK_TOKENS : (at + 1) * BLOCK_TOKENS]
+        return self._digests.following(before, ids)
+
+    def _make_room(self, sequence: Sequence, length: int, planned: set[int]) -> bool:
+        """Give a sequence the blocks for ``length`` positions, at the cost of less urgent ones if need be."""
+        needed = sequence.blocks_for(length)
+        while self.pool.num_available < needed:
+            victim = self._victim(sequence, planned)
+            if victim is None:
+                return False
+            self._give_back(victim)
+            if not victim.is_parked:
+                self.num_preemptions += 1
+        sequence.blocks.extend(self.pool.allocate() for _ in range(needed))
+        return True
+
+    def _victim(self, sequence: Sequence, planned: set[int]) -> Sequence | None:
+        holders = [
+            other
+            for other in self._sequences
+            if other.blocks and other is not sequence and id(other) not in planned
+        ]
+        if idle := [other for other in holders if other.is_parked]:
+            return min(idle, key=lambda other: other.number)
+        least = max(holders, key=self._urgency, default=None)
+        if least is None or self._urgency(least) < self._urgency(sequence):
+            return None
+        return least
+
+    def _give_back(self, sequence: Sequence) -> None:
+        for block in sequence.blocks:
+            self.pool.release(block)
+        sequence.blocks.clear()
+        sequence.digests.clear()
+        sequence.num_computed = 0
+        sequence.parts.clear()
+        sequence.is_admitted = False

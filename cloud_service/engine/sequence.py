@@ -1,0 +1,92 @@
+"""One sequence of the batching engine: its ids, how much of it the KV cache holds, and what to do with its logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from cloud_service.engine.job import JobEnd
+from cloud_service.engine.kv_blocks import BLOCK_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the model said of the last positions of a sequence."""
+
+    logits: (
+        torch.Tensor
+    )  # (rows, vocabulary), of the model's dtype and device; valid until the program returns
+    greedy_ids: tuple[int, ...] = field(
+        repr=False
+    )  # the likeliest id of each row, the lowest on ties
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """A further sequence that a program wants run: the ids so far, and these behind them."""
+
+    ids: tuple[int, ...] = field(repr=False)
+    num_rows: int
+    program: Program
+
+
+class Program(Protocol):
+    """Decides how a sequence goes on; runs on the engine's thread."""
+
+    def on_rows(self, rows: Rows) -> tuple[int, ...] | tuple[Branch, ...] | JobEnd | None:
+        """All ids are computed and here are the rows that were wanted.
+
+        Returns:
+            Ids to append (one row of the last is wanted next), branches to run while this sequence ends without a word,
+            the end of it, or None: it is kept for later.
+        """
+
+    def on_end(self, end: JobEnd) -> None:
+        """The sequence was ended by its program or from outside; called at most once, last."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Owner:
+    """What all sequences of one request share: whose it is, until when, and what it took."""
+
+    tenant: str
+    deadline_s: float  # on the clock of time.monotonic
+    arrived_s: float
+    is_wanted: bool = True  # False: its caller hung up
+    first_step_s: float | None = None
+    compute_s: float = 0.0
+    cached_tokens: int | None = None  # found in the prefix cache, of the first sequence
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Sequence:
+    """Mutable; owned by the engine's thread."""
+
+    owner: Owner
+    number: int  # of arrival
+    ids: list[int] = field(repr=False)
+    num_rows: int  # logits wanted once all ids are computed, of the last so many positions
+    program: Program = field(repr=False)
+    num_computed: int = 0  # positions that the KV cache holds
+    blocks: list[int] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list, repr=False)  # of its full, computed blocks
+    is_admitted: bool = False  # it holds a slot; False: it has no blocks
+    is_parked: bool = False  # it has no work and only keeps its place
+    parts: list[torch.Tensor] = field(default_factory=list, repr=False)  # rows of earlier steps
+
+    @property
+    def num_missing(self) -> int:
+        """Positions still to be computed."""
+        return len(self.ids) - self.num_computed
+
+    def wanted_of(self, num_tokens: int) -> int:
+        """How many of the next ``num_tokens`` positions have wanted rows; they are the last ones."""
+        return max(
+            0, min(self.num_computed + num_tokens - len(self.ids) + self.num_rows, num_tokens)
+        )
+
+    def blocks_for(self, length: int) -> int:
+        """How many more blocks it needs to hold ``length`` positions."""
+        return max(0, -(-length // BLOCK_TOKENS) - len(self.blocks))

@@ -1,0 +1,251 @@
+"""The batching engine: what it says of a request does not depend on who else is there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from cloud_service.engine.batching import BatchingEngine, EngineLimits
+from cloud_service.engine.job import Job, JobEnd, JobOutcome
+from cloud_service.engine.serial import SerialEngine
+from partition.sampling import SamplingRule
+from tests.tiny_models import make_folder
+
+KV_BLOCK_BYTES = 4 * 2 * 16 * 2 * 8 * 4  # layers, key and value, positions, heads, width, float32
+VOCABULARY = 250
+
+
+@dataclass
+class Listener:
+    """Collects; may hang up after some tokens."""
+
+    hang_up_after: int | None = None
+    tokens: list[int] = field(default_factory=list)
+    outcome: JobOutcome | None = None
+    job: Job | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def on_token(self, token_id: int) -> bool:
+        self.tokens.append(token_id)
+        if self.hang_up_after is not None and len(self.tokens) >= self.hang_up_after:
+            assert self.job is not None
+            self.job.cancel()
+        return False
+
+    def on_end(self, outcome: JobOutcome) -> None:
+        assert self.outcome is None
+        self.outcome = outcome
+        self.ended.set()
+
+
+def make_job(prompt: tuple[int, ...], **fields: Any) -> Job:
+    listener = fields.pop("listener", None) or Listener()
+    values: dict[str, Any] = {
+        "tenant": "a",
+        "max_output_tokens": 8,
+        "sampling": SamplingRule(),
+        "end_ids": frozenset(),
+        "deadline_s": float("inf"),
+        **fields,
+    }
+    job = Job(prompt_ids=prompt, listener=listener, **values)
+    listener.job = job
+    return job
+
+
+def listener_of(job: Job) -> Listener:
+    assert isinstance(job.listener, Listener)
+    assert job.listener.ended.wait(60)
+    return job.listener
+
+
+def load(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma3_text"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("model"), architecture=request.param)
+
+
+@pytest.fixture(scope="module")
+def serial(folder: Path) -> Iterator[SerialEngine]:
+    engine = SerialEngine(load(folder), max_waiting=1000, threads=1)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def batching(folder: Path) -> Iterator[BatchingEngine]:
+    """So little memory that sequences push each other out all the time."""
+    limits = EngineLimits(
+        max_waiting=1000, max_sequences=6, step_tokens=24, kv_bytes=24 * KV_BLOCK_BYTES, threads=1
+    )
+    engine = BatchingEngine(load(folder), limits)
+    yield engine
+    engine.close()
+    engine.check_integrity()
+    assert engine.kv_usage == 0
+
+
+TOKENS = st.integers(0, VOCABULARY - 1)
+PROMPTS = st.builds(
+    # Prompts that share a beginning, so that the prefix cache has work.
+    lambda shared, rest: tuple([7, 3] * 20)[:shared] + tuple(rest),
+    st.sampled_from([0, 15, 16, 17, 40]),
+    st.lists(TOKENS, min_size=1, max_size=60),
+)
+SAMPLING = st.one_of(
+    st.just(SamplingRule()),
+    st.builds(
+        SamplingRule,
+        temperature=st.sampled_from([0.5, 1.0]),
+        top_k=st.sampled_from([0, 5]),
+        top_p=st.sampled_from([0.8, 1.0]),
+        seed=st.integers(0, 2**64 - 1),
+    ),
+)
+REQUESTS = st.fixed_dictionaries(
+    {
+        "prompt": PROMPTS,
+        "tenant": st.sampled_from(["a", "b"]),
+        "sampling": SAMPLING,
+        "max_output_tokens": st.integers(1, 40),
+        "labels": st.one_of(
+            st.just(()),
+            st.lists(
+                st.lists(TOKENS, min_size=1, max_size=20).map(tuple), min_size=1, max_size=4
+            ).map(tuple),
+        ),
+        "hang_up_after": st.one_of(st.none(), st.none(), st.integers(1, 10)),
+    }
+)
+
+
+def submit(engine: Any, request: dict[str, Any], *, patient: bool = False) -> Job:
+    fields = dict(request)
+    hang_up_after = fields.pop("hang_up_after")
+    listener = Listener(hang_up_after=None if patient else hang_up_after)
+    job = make_job(fields.pop("prompt"), listener=listener, **fields)
+    engine.submit(job)
+    return job
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.lists(REQUESTS, min_size=1, max_size=12))
+def test_a_batch_equals_each_of_its_members_alone(
+    batching: BatchingEngine, serial: SerialEngine, requests: list[dict[str, Any]]
+) -> None:
+    together = [submit(batching, request) for request in requests]
+    results = [listener_of(job) for job in together]
+    for request, result in zip(requests, results, strict=True):
+        alone = listener_of(submit(serial, request, patient=True))
+        assert result.outcome is not None
+        assert alone.outcome is not None
+        if result.outcome.end is JobEnd.CANCELLED:
+            assert result.tokens == alone.tokens[: len(result.tokens)]
+            assert len(result.tokens) <= request["hang_up_after"] + 1
+        else:
+            assert result.tokens == alone.tokens
+            assert result.outcome.end is alone.outcome.end
+            scores = alone.outcome.label_log_probabilities
+            assert result.outcome.label_log_probabilities == pytest.approx(scores, abs=1e-3)
+
+
+def test_sequences_that_push_each_other_out_say_the_same(
+    batching: BatchingEngine, serial: SerialEngine
+) -> None:
+    before = batching.num_preemptions
+    requests = [
+        {"prompt": (at,) * 20, "max_output_tokens": 100, "hang_up_after": None} for at in range(6)
+    ]
+    together = [submit(batching, request) for request in requests]
+    for request, job in zip(requests, together, strict=True):
+        assert listener_of(job).tokens == listener_of(submit(serial, request)).tokens
+    assert batching.num_preemptions > before
+
+
+def test_a_second_prompt_finds_the_first_ones_blocks(folder: Path) -> None:
+    engine = BatchingEngine(load(folder), EngineLimits(kv_bytes=64 * KV_BLOCK_BYTES, threads=1))
+    prompt = tuple(range(50))
+    first = listener_of(submitted(engine, make_job(prompt)))
+    again = listener_of(submitted(engine, make_job(prompt)))
+    assert first.outcome is not None
+    assert again.outcome is not None
+    assert first.outcome.cached_tokens == 0
+    assert again.outcome.cached_tokens == 48
+    assert again.tokens == first.tokens
+    stranger = listener_of(submitted(engine, make_job(prompt, tenant="b")))
+    assert stranger.outcome is not None
+    assert stranger.outcome.cached_tokens == 0  # timing must not tell what another tenant asked
+    assert stranger.tokens == first.tokens
+    engine.close()
+    engine.check_integrity()
+
+
+def submitted(engine: BatchingEngine, job: Job) -> Job:
+    engine.submit(job)
+    return job
+
+
+def test_a_resumed_answer_is_the_same(folder: Path) -> None:
+    engine = BatchingEngine(load(folder), EngineLimits(kv_bytes=64 * KV_BLOCK_BYTES, threads=1))
+    rule = SamplingRule(temperature=1.0, seed=5)
+    whole = listener_of(
+        submitted(engine, make_job((1, 2, 3), sampling=rule, max_output_tokens=20))
+    ).tokens
+    for cut in (1, 7, 19, 20):
+        job = make_job(
+            (1, 2, 3), sampling=rule, max_output_tokens=20, answer_ids=tuple(whole[:cut])
+        )
+        assert whole[:cut] + listener_of(submitted(engine, job)).tokens == whole
+    engine.close()
+
+
+def test_a_flooding_tenant_does_not_hold_up_another(folder: Path) -> None:
+    limits = EngineLimits(max_sequences=8, step_tokens=32, kv_bytes=400 * KV_BLOCK_BYTES, threads=1)
+    engine = BatchingEngine(load(folder), limits)
+    flood = [make_job((at,) * 100, tenant="flood", max_output_tokens=100) for at in range(60)]
+    for job in flood:
+        engine.submit(job)
+    quiet = make_job((1, 2, 3), tenant="quiet", max_output_tokens=5)
+    engine.submit(quiet)
+    listener_of(quiet)
+    num_finished = sum(
+        1 for job in flood if isinstance(job.listener, Listener) and job.listener.outcome
+    )
+    assert num_finished == 0
+    engine.close()
+    outcomes = [listener_of(job).outcome for job in flood]
+    assert {outcome.end for outcome in outcomes if outcome} <= {JobEnd.CLOSED, JobEnd.LENGTH}
+
+
+def test_a_passed_deadline_ends_waiting_and_running_jobs(folder: Path) -> None:
+    engine = BatchingEngine(load(folder), EngineLimits(kv_bytes=64 * KV_BLOCK_BYTES, threads=1))
+    late = listener_of(submitted(engine, make_job((1, 2), deadline_s=0.0)))
+    assert late.outcome is not None
+    assert late.outcome.end is JobEnd.DEADLINE
+    engine.close()
+
+
+def test_a_job_larger_than_memory_fails_and_the_engine_goes_on(folder: Path) -> None:
+    engine = BatchingEngine(load(folder), EngineLimits(kv_bytes=4 * KV_BLOCK_BYTES, threads=1))
+    huge = listener_of(submitted(engine, make_job((1,) * 60)))
+    assert huge.outcome is not None
+    assert huge.outcome.end is JobEnd.FAILED
+    assert len(listener_of(submitted(engine, make_job((1,) * 50))).tokens) == 8
+    engine.close()
+    engine.check_integrity()
