@@ -74,6 +74,9 @@ class CloudAnswer:
     sent_bytes: int  # see CloudClient
     num_attempts: int = 1
     first_text_ms: float | None = None  # from the call to the first text
+    verified: bool = (
+        False  # drafted on the device, verified by the cloud: the same text in fewer of its passes
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,12 @@ class CloudConfig(_Section):
     certificate: Path | None = None
     key: Path | None = None
     insecure_loopback: bool = False  # plaintext, for a target on this machine only
+    verify: bool = (
+        False  # the device drafts and the cloud verifies, where the plan says that it is best
+    )
+    profile: Path | None = (
+        None  # of `partition profile`, for the plan; without one VERIFY is always taken
+    )
 
 
 class AnonymizerConfig(_Section):

@@ -26,8 +26,9 @@ from edge_agent.preprocess import prepare
 from edge_agent.restore import Restored, StreamRestorer, restore
 from edge_agent.router import Situation, decide
 from edge_agent.stopwatch import Stopwatch
+from edge_agent.verify_route import AfterPrefix
 from partition.errors import PartitionError
-from partition.task import Message, Task
+from partition.task import Message, Task, TaskKind
 
 if TYPE_CHECKING:
     from edge_agent.anonymize.anonymized import Anonymized
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from edge_agent.metrics import Metrics
     from edge_agent.trust import Trust
     from edge_agent.vault import Vault
+    from edge_agent.verify_route import VerifyRoute
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Parts:
     cloud: Cloud | None  # None: this agent works alone
     delivery: Delivery
     metrics: Metrics
+    verify: VerifyRoute | None = None  # None: the cloud writes alone
 
     def task(self, name: str) -> Task:
         """Find a task.
@@ -123,6 +126,8 @@ class Journey:
         if decision.route is Route.CLOUD:
             cloud = self._ask_cloud(task)
             if not isinstance(cloud, str):
+                if cloud.verified:
+                    decision = Decision(route=Route.VERIFY, reason=decision.reason)
                 return self._answer(
                     cloud.text,
                     decision,
@@ -217,13 +222,18 @@ class Journey:
         assert cloud is not None
         assert self._anonymized is not None
         show = self._restorer()
+        options = GenerateOptions.of(self._request, task)
         with self._watch.step("cloud"):
             try:
+                verified = self._verify(task, options, show)
+                if not isinstance(verified, str):
+                    show.finish()
+                    return verified
                 answer = cloud.generate(
                     self._anonymized,
-                    options=GenerateOptions.of(self._request, task),
+                    options=options,
                     deadline_s=task.limits.deadline_s,
-                    on_text=show.feed if self._on_text is not None else None,
+                    on_text=AfterPrefix(verified, show.feed) if self._on_text is not None else None,
                     cancel=self._cancel,
                     on_sent=self._count_sent,
                 )
@@ -237,6 +247,21 @@ class Journey:
         show.finish()
         self._parts.delivery.wake()
         return answer
+
+    def _verify(self, task: Task, options: GenerateOptions, show: _Showing) -> CloudAnswer | str:
+        """Have the device draft and the cloud verify; else return what was shown of the answer so far."""
+        if self._parts.verify is None or task.kind is not TaskKind.GENERATE:
+            return ""
+        assert self._anonymized is not None
+        return self._parts.verify.try_answer(
+            self._parts.model,
+            self._anonymized,
+            options,
+            deadline_s=task.limits.deadline_s,
+            on_text=show.feed if self._on_text is not None else lambda piece: None,
+            cancel=self._cancel,
+            on_sent=self._count_sent,
+        )
 
     def _count_sent(self, num_bytes: int) -> None:
         self._sent_bytes += num_bytes

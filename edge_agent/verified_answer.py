@@ -59,8 +59,7 @@ class VerifiedAnswers:
     """Answers requests by VERIFY. Thread-safe: one drafts at a time.
 
     Args:
-        model: The device's model.
-        cloud: Where the large one is.
+        cloud: Where the large model is.
         costs: Predicted costs of a round, from the plan.
         streaming_s: Seconds a token of the cloud alone, from the plan.
         finish_locally: Policy: whether the device may write the rest alone when the cloud is gone.
@@ -69,7 +68,6 @@ class VerifiedAnswers:
 
     def __init__(
         self,
-        model: LocalModel,
         cloud: SessionCloud,
         *,
         costs: RoundCosts,
@@ -77,7 +75,6 @@ class VerifiedAnswers:
         finish_locally: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._model = model
         self._cloud = cloud
         self._costs = costs
         self._streaming_s = streaming_s
@@ -86,7 +83,7 @@ class VerifiedAnswers:
         self._lock = threading.Lock()
         self._card: CloudModel | None = None
 
-    def why_not(self, options: GenerateOptions) -> str:
+    def why_not(self, model: LocalModel, options: GenerateOptions) -> str:
         """Why this request cannot go by VERIFY, in one sentence; empty when it can.
 
         Raises:
@@ -96,7 +93,7 @@ class VerifiedAnswers:
             return "stop strings are found in text, not in tokens"
         if options.model:
             return "another model than the cloud's default was asked for"
-        tokenizer, card = self._model.tokenizer, self._cloud_model()
+        tokenizer, card = model.tokenizer, self._cloud_model()
         if tokenizer.sha256 != card.tokenizer_sha256:
             return "the cloud's model has another tokenizer than the device's"
         if tokenizer.chat.sha256 != card.chat_template_sha256:
@@ -105,6 +102,7 @@ class VerifiedAnswers:
 
     def answer(
         self,
+        model: LocalModel,
         anonymized: Anonymized,
         options: GenerateOptions,
         *,
@@ -113,6 +111,7 @@ class VerifiedAnswers:
         """Answer one request for which :meth:`why_not` is empty.
 
         Args:
+            model: The device's model, which drafts.
             anonymized: The request; nothing else is accepted.
             options: How to answer.
             on_text: Gets the text as it is verified.
@@ -123,7 +122,7 @@ class VerifiedAnswers:
         """
         card = self._cloud_model()
         messages = anonymized.task.render(anonymized.messages)
-        with self._model.lent() as (stage, tokenizer):
+        with model.lent() as (stage, tokenizer):
             prompt = tokenizer.encode(tokenizer.chat.render(messages), with_specials=True)
             rule = SamplingRule(
                 temperature=options.temperature,

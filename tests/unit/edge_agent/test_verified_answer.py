@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ import grpc
 import numpy as np
 import pytest
 
-from edge_agent.cloud import GenerateOptions, WireIds
+from edge_agent.cloud import CloudAnswer, GenerateOptions, WireIds
 from edge_agent.cloud_client import CloudClient
 from edge_agent.local_model import LocalModel
 from edge_agent.verified_answer import VerifiedAnswers
 from edge_agent.verify import Ending
+from edge_agent.verify_route import AfterPrefix, VerifyRoute
 from partition.draft_length import RoundCosts
 from partition.frames import Agreement
 from partition.sampling import SamplingRule, choose
@@ -22,6 +24,7 @@ from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision
 from partition.tokenizer import Tokenizer
 from partition.weight_source import open_weights
+from protos.errors import DeadlineExceededError, RequestCancelledError
 from tests.frame_server import FrameServer
 from tests.frame_simulator import VerifyServer
 from tests.simulators import make_anonymized
@@ -133,9 +136,9 @@ def test_the_text_is_the_large_models_own(pair: Pair, client, temperature: float
     options = replace(OPTIONS, temperature=temperature)
     streamed: list[str] = []
     with pair.serve(options) as server:
-        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
-        assert answers.why_not(options) == ""
-        found = answers.answer(make_anonymized(), options, on_text=streamed.append)
+        answers = VerifiedAnswers(client(server), costs=COSTS)
+        assert answers.why_not(pair.model, options) == ""
+        found = answers.answer(pair.model, make_anonymized(), options, on_text=streamed.append)
     assert found.is_whole
     assert found.text == "".join(streamed) == pair.whole(options)
     assert found.fingerprint == "large-1"
@@ -146,8 +149,8 @@ def test_a_cloud_that_leaves_keeps_the_verified_beginning(pair: Pair, client) ->
     with pair.serve(OPTIONS) as server:
         server.break_after = 3
         server.refuse_later = (grpc.StatusCode.UNAVAILABLE, "gone")
-        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
-        found = answers.answer(make_anonymized(), OPTIONS)
+        answers = VerifiedAnswers(client(server), costs=COSTS)
+        found = answers.answer(pair.model, make_anonymized(), OPTIONS)
     assert found.result.ending is Ending.UNVERIFIED
     assert not found.is_whole
     assert 0 < found.num_verified_characters < len(found.text)
@@ -157,25 +160,90 @@ def test_a_cloud_that_leaves_keeps_the_verified_beginning(pair: Pair, client) ->
 
 def test_what_prevents_it_is_a_sentence(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
     with pair.serve(OPTIONS) as server:
-        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
-        assert "stop strings" in answers.why_not(replace(OPTIONS, stop=(";",)))
-        assert "another model" in answers.why_not(replace(OPTIONS, model="x"))
+        answers = VerifiedAnswers(client(server), costs=COSTS)
+        assert "stop strings" in answers.why_not(pair.model, replace(OPTIONS, stop=(";",)))
+        assert "another model" in answers.why_not(pair.model, replace(OPTIONS, model="x"))
     with pair.serve(OPTIONS) as server:
         server.agreement = replace(pair.agreement, tokenizer_sha256="0")
-        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
-        assert "another tokenizer" in answers.why_not(OPTIONS)
+        answers = VerifiedAnswers(client(server), costs=COSTS)
+        assert "another tokenizer" in answers.why_not(pair.model, OPTIONS)
     with pair.serve(OPTIONS) as server:
         server.agreement = replace(pair.agreement, chat_template_sha256="0")
-        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
-        assert "another chat template" in answers.why_not(OPTIONS)
+        answers = VerifiedAnswers(client(server), costs=COSTS)
+        assert "another chat template" in answers.why_not(pair.model, OPTIONS)
 
 
 def test_a_model_that_changed_meanwhile_is_asked_for_again(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
     with pair.serve(OPTIONS) as server:
-        answers = VerifiedAnswers(pair.model, client(server), costs=COSTS)
-        assert answers.why_not(OPTIONS) == ""
+        answers = VerifiedAnswers(client(server), costs=COSTS)
+        assert answers.why_not(pair.model, OPTIONS) == ""
         server.agreement = replace(pair.agreement, fingerprint="large-2")
-        found = answers.answer(make_anonymized(), OPTIONS)
+        found = answers.answer(pair.model, make_anonymized(), OPTIONS)
         assert (found.result.ending, found.result.mismatch) == (Ending.MISMATCH, "fingerprint")
         assert found.text == ""
-        assert answers.answer(make_anonymized(), OPTIONS).is_whole
+        assert answers.answer(pair.model, make_anonymized(), OPTIONS).is_whole
+
+
+def route(cloud: object, **options: object) -> VerifyRoute:
+    return VerifyRoute(VerifiedAnswers(cloud, costs=COSTS), **options)  # type: ignore[arg-type]
+
+
+def try_answer(one: VerifyRoute, pair: Pair, **changes: object) -> tuple[object, str, int]:
+    streamed: list[str] = []
+    sent: list[int] = []
+    arguments: dict[str, object] = {
+        "deadline_s": 60.0,
+        "on_text": streamed.append,
+        "cancel": threading.Event(),
+        "on_sent": sent.append,
+    }
+    found = one.try_answer(pair.model, make_anonymized(), OPTIONS, **(arguments | changes))  # type: ignore[arg-type]
+    return found, "".join(streamed), sum(sent)
+
+
+def test_the_route_gives_a_cloud_answer_that_says_it_was_verified(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
+    with pair.serve(OPTIONS) as server:
+        found, streamed, sent = try_answer(route(client(server)), pair)
+    assert isinstance(found, CloudAnswer)
+    assert found.verified
+    assert found.text == streamed == pair.whole(OPTIONS)
+    assert found.sent_bytes == sent > 0
+    assert found.usage.output_tokens > 0
+
+
+def test_where_the_plan_is_another_nothing_is_asked(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
+    with pair.serve(OPTIONS) as server:
+        assert try_answer(route(client(server), is_best=lambda: False), pair) == ("", "", 0)
+        assert server.openings == []
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND])
+def test_a_server_without_sessions_gets_the_text(pair: Pair, client, code) -> None:  # type: ignore[no-untyped-def]
+    with pair.serve(OPTIONS) as server:
+        server.refuse_with = (code, "no")
+        assert try_answer(route(client(server)), pair)[0] == ""
+
+
+def test_what_was_shown_is_the_beginning_of_what_the_cloud_streams(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
+    with pair.serve(OPTIONS) as server:
+        server.break_after = 3
+        server.refuse_later = (grpc.StatusCode.UNIMPLEMENTED, "no")
+        found, streamed, _ = try_answer(route(client(server)), pair)
+    assert found == streamed != ""
+    whole = pair.whole(OPTIONS)
+    assert whole.startswith(streamed)
+    rest: list[str] = []
+    after = AfterPrefix(streamed, rest.append)
+    for piece in (whole[:3], whole[3:9], whole[9:]):
+        after(piece)
+    assert streamed + "".join(rest) == whole
+
+
+def test_a_caller_who_gives_up_and_a_deadline_end_it(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
+    cancelled = threading.Event()
+    cancelled.set()
+    with pair.serve(OPTIONS) as server:
+        with pytest.raises(RequestCancelledError):
+            try_answer(route(client(server)), pair, cancel=cancelled)
+        with pytest.raises(DeadlineExceededError):
+            try_answer(route(client(server)), pair, deadline_s=-1.0)
