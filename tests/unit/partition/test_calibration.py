@@ -49,14 +49,14 @@ def repeat(world: World, n: int, repeats: int, procedure: Procedure) -> tuple[fl
 @pytest.mark.parametrize("world", [WORLD_A, WORLD_B, WORLD_C])
 @pytest.mark.parametrize("procedure", list(Procedure))
 def test_promise_is_broken_at_most_delta_of_the_time(world: World, procedure: Procedure) -> None:
-    repeats = 200
+    repeats = 120
     violations, _ = repeat(world, 1000, repeats, procedure)
     assert violations <= CLAIM.delta + 3 * math.sqrt(CLAIM.delta * (1 - CLAIM.delta) / repeats)
 
 
 @pytest.mark.parametrize(("world", "least"), [(WORLD_A, 0.65), (WORLD_B, 0.80)])
 def test_local_share_against_the_oracle_at_2000_records(world: World, least: float) -> None:
-    violations, share = repeat(world, 2000, 200, Procedure.SPLIT_FIXED_SEQUENCE)
+    violations, share = repeat(world, 2000, 120, Procedure.SPLIT_FIXED_SEQUENCE)
     assert share >= least
     assert violations <= CLAIM.delta
 
@@ -65,14 +65,14 @@ def test_a_threshold_with_too_many_errors_is_never_certified() -> None:
     # True risk 5.5 % everywhere: every certificate would be a broken promise.
     rng = np.random.default_rng(7)
     broken = 0
-    for _ in range(300):
+    for _ in range(200):
         drawn = records(list(rng.random(400)), list((rng.random(400) < 0.055).astype(float)))
         parts = divide(drawn)
         passed = fixed_sequence(
             sample_of(parts.dev), sample_of(parts.test), max_error=0.05, delta=0.05
         )
         broken += bool(passed)
-    assert broken / 300 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
+    assert broken / 200 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
 
 
 def test_fields_describe_the_test_records_alone() -> None:
@@ -244,7 +244,7 @@ def test_labels_needed_is_of_the_right_size() -> None:
     # World A needs some 2,000 records for a certificate with 80 % probability.
     needed = []
     rng = np.random.default_rng(11)
-    for _ in range(40):
+    for _ in range(15):
         certificate = calibrate(WORLD_A.draw(rng, 600), max_error=0.05, confidence=0.95)
         if certificate.labels_needed is not None:
             needed.append(600 + certificate.labels_needed)
