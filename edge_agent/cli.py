@@ -12,7 +12,7 @@ import click
 
 from edge_agent.cli_anonymize import anonymize
 from edge_agent.cli_models import models
-from edge_agent.cli_sync import sync
+from edge_agent.cli_sync import golden, sync
 from edge_agent.errors import EdgeError
 from partition.console_script import json_option, print_json, run_script, verbose_option
 from partition.errors import PartitionError
@@ -183,6 +183,7 @@ def status(config_path: Path | None, offline: bool, as_json: bool) -> None:
 edge_agent.add_command(anonymize)
 edge_agent.add_command(models)
 edge_agent.add_command(sync)
+edge_agent.add_command(golden)
 
 
 def main() -> None:
