@@ -14,6 +14,7 @@ from edge_agent.anonymize.lexicon import (
     PARTICLES,
     STOP,
     TITLES,
+    read_words,
 )
 from edge_agent.anonymize.recognizers.quantities import follows_unit
 from edge_agent.anonymize.span import Span, Step
@@ -27,105 +28,10 @@ _MEDICAL_AFTER = re.compile(
 _MEDICAL_BEFORE = re.compile(
     r"(?:doenca|sindrome|sinal|teste|fratura|linfoma|cateter|sonda|dreno|cisto|tumor|escala|classificacao|manobra|reflexo|soro|fio|tireoidite|mal|escore|indice|metodo|tecnica|cirurgia|criterios?) (?:de |do |da )$|综合征|征$|病$"
 )
-_CHINESE_TERMS = frozenset(
-    [
-        "墨菲",
-        "格拉斯哥",
-        "帕金森",
-        "阿尔茨海默",
-        "霍奇金",
-        "克罗恩",
-        "巴宾斯基",
-        "巴氏",
-        "库欣",
-        "雷诺",
-        "格雷夫斯",
-        "桥本",
-        "川崎",
-        "唐氏",
-        "马凡",
-        "梅尼埃",
-        "贝尔",
-        "霍纳",
-        "威尔逊",
-        "亨廷顿",
-        "吉兰",
-        "巴雷",
-        "格林",
-        "夏科",
-        "麦氏",
-        "拉塞格",
-        "罗姆伯格",
-        "布鲁津斯基",
-        "克尼格",
-        "霍夫曼",
-        "弗莱彻",
-        "肯尼迪",
-        "奥迪",
-        "贝克",
-        "科雷斯",
-        "福利",
-        "斯旺",
-        "甘兹",
-        "希氏",
-        "浦肯野",
-        "林格",
-        "林格氏",
-        "瓦氏",
-        "特伦德伦伯格",
-        "雅培",
-        "西门子",
-        "飞利浦",
-        "通用电气",
-        "美敦力",
-        "东芝",
-        "佳能",
-        "联影",
-        "迈瑞",
-        "强生",
-        "罗氏",
-        "辉瑞",
-        "拜耳",
-        "阿司匹林",
-        "二甲双胍",
-        "布洛芬",
-        "奥美拉唑",
-        "阿托伐他汀",
-        "氯吡格雷",
-        "华法林",
-        "肝素",
-        "头孢",
-        "阿莫西林",
-        "胰岛素",
-        "硝苯地平",
-        "美托洛尔",
-        "缬沙坦",
-        "氨氯地平",
-        "瑞舒伐他汀",
-        "甘露醇",
-        "地塞米松",
-        "泼尼松",
-        "左氧氟沙星",
-        "中国",
-        "美国",
-        "日本",
-        "英国",
-        "德国",
-        "法国",
-        "韩国",
-        "华",
-        "中",
-        "美",
-        "欧",
-        "北纬",
-        "东经",
-        "右上",
-        "左下",
-        "颈",
-        "胸",
-        "腰",
-    ]
+_CATALOGUE = re.compile(
+    r"(?:lot|lote|batch|ref|cat|catalog|model|modelo|version|software|firmware|build)(?: no)?[ .:#]{0,3}$"
 )
+_CHINESE_TERMS = read_words("chinese_terms")
 _DEPARTMENT = re.compile(r"[\u4e00-\u9fff]{1,6}(?:科|室|中心|部|组|病区)$")
 
 
@@ -253,6 +159,8 @@ def _is_medical(span: Span, document: MatchText) -> bool:
         digits = sum(c.isdigit() for c in value)
         if span.entity is Entity.AGE:
             return not (digits in (2, 3) and value.strip().isdigit() and 90 <= int(value) <= 130)
+        if _CATALOGUE.search(folded, max(0, span.start - 24), span.start):
+            return True
         return (
             digits < 4
             or follows_unit(folded, span.end)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from edge_agent.errors import AnonymizationError, AnonymizerTimeoutError, RecognizerFailedError
 
 logger = logging.getLogger(__name__)
 
 _MAX_HANGING = 8  # threads left behind; more would say that the machine or a pattern is broken
+_PATIENCE = 4.0  # times the limit, for work that a busy machine keeps from running
+_STEP_S = 0.05
 _QUEUE_S = 30.0  # waiting for a turn is no fault of the text
 
 Result = TypeVar("Result")
@@ -45,7 +48,7 @@ class Watchdog:
         except RuntimeError:
             self._turns.release()
             raise RecognizerFailedError("thread") from None
-        if not piece.done.wait(limit):
+        if not _finishes(piece, limit):
             piece.abandoned = True
             self._leave(piece)
             raise AnonymizerTimeoutError(piece.stage)
@@ -69,6 +72,21 @@ class Watchdog:
         threading.Thread(target=ended, daemon=True, name="anonymize-left").start()
 
 
+def _finishes(piece: _Piece[Any], limit_s: float) -> bool:
+    """Wait until the work is done; False when it has used its time.
+
+    What counts is the processor time of the work's own thread, so that other load is no fault of the text; work that
+    neither ends nor computes is given up after a few times the limit.
+    """
+    started_s = time.monotonic()
+    if piece.done.wait(limit_s):
+        return True
+    while time.monotonic() - started_s < _PATIENCE * limit_s and piece.used_s() < limit_s:
+        if piece.done.wait(_STEP_S):
+            return True
+    return False
+
+
 class _Piece(Generic[Result]):
     """One piece of work and what became of it."""
 
@@ -79,9 +97,21 @@ class _Piece(Generic[Result]):
         self.abandoned = False
         self.results: list[Result] = []
         self.error: AnonymizationError | None = None
+        self._clock: int | None = None
+
+    def used_s(self) -> float:
+        """Processor time so far; infinite where the platform does not tell, so that the clock alone decides."""
+        if self._clock is None:
+            return float("inf")
+        try:
+            return time.clock_gettime(self._clock)
+        except OSError:  # the thread has just ended
+            return 0.0
 
     def run(self) -> None:
         """The thread's body. The fail-closed gate: whatever happens, there is a result or a named error."""
+        if hasattr(time, "pthread_getcpuclockid"):
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
         try:
             self.results.append(self._work(self._enter))
         except AnonymizationError as error:

@@ -71,7 +71,7 @@ _PAIR = re.compile(
 )
 _PAIR_BEFORE = re.compile(
     r"(?:(?<![a-z])(?:on|by|since|before|after|until|till|til|from|through|thru|between|dated?|due|visits?|appt|appointment|scheduled|(?:re)?moved|removed|placed|seen|admitted|discharged|started|stopped|surgery|"
-    r"week of|dob|born|exam|labs?|ct|mri|xr|cxr|return|follow-?up|f/u|starting|as of|effective|expires|last|next|no later than|today|yesterday|tomorrow|"
+    r"week of|dob|born|exam|labs?|ct|mri|xr|cxr|return|follow-?up|f/u|(?:start|end|date|onset|day) of [a-z]+|starting|as of|effective|expires|last|next|no later than|today|yesterday|tomorrow|"
     r"monday|tuesday|wednesday|thursday|friday|saturday|sunday|mon|tue|tues|wed|thu|thurs|fri|sat|sun|"
     r"em|dia|dias|desde|ate|retorno|data|marcad[oa] para|agendad[oa] para|segunda|terca|quarta|quinta|sexta|sabado|domingo|feira|"
     r"日期|于|自|至|到|预约|复查|时间)[ .,:(]{0,3}|\d\d?:\d\d(?: ?[ap]\.?m\.?)?,? |(?:^|\n)[ \[(]*)$"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
 from edge_agent.anonymize.lexicon import COMMON_NAMES, STOP
-from edge_agent.anonymize.recognizers.labels import LABEL, LABELS, Kind, label_key
+from edge_agent.anonymize.recognizers.labels import LABEL, LABELS, Kind, label_key, parse_labels
 from edge_agent.anonymize.recognizers.names import TOKEN, read_name
 from edge_agent.anonymize.recognizers.quantities import follows_unit
 from edge_agent.anonymize.span import Span, Step
@@ -18,11 +18,11 @@ _NUMBER_WORD = (
     r"(?:[ .]*(?:no|nr|num|number|numero|#|n[º°o]|id|code|cod|号码?|编号)(?![a-z])[.:]?)?"
 )
 _GAP = re.compile(
-    rf"{_NUMBER_WORD}(?:\([^)\n]{{0,20}}\))?[\"']? {{0,3}}(?P<sep>[:=>|\t#]|is(?= )|(?<=\w) [-–](?= ))?(?P<open>[\s]?[ \"'\[{{(<]{{0,4}})"
+    rf"\.?{_NUMBER_WORD}(?:\([^)\n]{{0,20}}\))?[\"']? {{0,3}}(?P<sep>[:=>|\t#]|is(?= )|(?<=\w) [-–](?= ))?(?P<open>[\s]?[ \"'\[{{(<]{{0,4}})"
 )
 _TAB_GAP = re.compile(r" {2,40}|\s?\n(?=\S)")
 _CODE = re.compile(r"[A-Za-z0-9\u4e00-\u9fff](?:[A-Za-z0-9./_+·-]*[A-Za-z0-9])?")
-_GROUPS = re.compile(r"(?: \d{2,5}(?![\d.,/:]))+")
+_GROUPS = re.compile(r"(?: \d{1,7}(?![\d.,/:]))+")
 _PLATE = re.compile(r"[A-Za-z\u4e00-\u9fff0-9]{1,4}[ ·-]?[A-Za-z0-9]{1,5}(?:[ -][A-Za-z0-9]{1,4})?")
 _WORD_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._$\\-]*[A-Za-z0-9$]")
 _FIELD = re.compile(
@@ -33,224 +33,34 @@ _POSTCODE = re.compile(
 )
 _DATE = re.compile(r"\d{1,4}[-/. ]\d{1,2}[-/. ]\d{2,4}|\d{6,8}(?!\d)")
 _PHONE = re.compile(r"[+(]?\d[\d ()./-]{4,}\d")
-_SPACED = frozenset(
-    label_key(label)
-    for label in [
-        "ssn",
-        "social security number",
-        "cpf",
-        "cnpj",
-        "cns",
-        "cartao sus",
-        "nis",
-        "pis",
-        "passport",
-        "passport number",
-        "bank",
-        "card",
-        "account",
-        "iban",
-        "nhs number",
-        "nhs no",
-        "nhs",
-        "银行卡号",
-        "银行卡",
-        "卡号",
-        "身份证号码",
-        "身份证号",
-        "身份证",
-        "证件号码",
-        "medicare",
-        "medicare number",
-        "health card",
-        "cartao nacional de saude",
-        "rg",
-    ]
+_SPACED = parse_labels(
+    """ssn|social security number|cpf|cnpj|cns|cartao sus|nis|pis|passport|passport number|member|member
+    id|subscriber|policy|policy number|carteirinha|carteira|bank|card|account|iban|nhs number|nhs
+    no|nhs|银行卡号|银行卡|卡号|身份证号码|身份证号|身份证|证件号码|medicare|medicare number|health card|cartao nacional de saude|rg"""
 )
 # Labels that are also ordinary words: without a separator they need a long number.
 _WEAK_DIGITS = 5
 _SURE_DIGITS = 3
-_SHORT_LABELS = frozenset(
-    label_key(label)
-    for label in [
-        "mrn",
-        "ssn",
-        "npi",
-        "dea",
-        "vin",
-        "cpf",
-        "cnpj",
-        "rg",
-        "cns",
-        "crm",
-        "coren",
-        "cro",
-        "crf",
-        "crp",
-        "crefito",
-        "crea",
-        "s/n",
-        "sn",
-        "serial",
-        "serial number",
-        "serial no",
-        "accession",
-        "acc",
-        "badge",
-        "license",
-        "licence",
-        "lic",
-        "carteirinha",
-        "prontuario",
-        "matricula",
-        "acct",
-        "passport",
-        "no de serie",
-        "numero de serie",
-        "serie",
-        "equipamento",
-        "medical record",
-        "chart",
-        "asset tag",
-        "patrimonio",
-        "crm-sp",
-        "crm/sp",
-        "cnh",
-        "registro",
-        "encounter",
-        "csn",
-        "fin",
-        "guia",
-        "pedido",
-        "job",
-        "ticket",
-        "ns",
-        "device serial",
-        "generator serial",
-    ]
+_SHORT_LABELS = parse_labels(
+    """mrn|ssn|npi|dea|vin|cpf|cnpj|rg|cns|crm|coren|cro|crf|crp|crefito|crea|s/n|sn|serial|serial number|serial
+    no|accession|acc|badge|license|licence|lic|carteirinha|prontuario|matricula|acct|passport|no de serie|numero de
+    serie|serie|equipamento|medical record|chart|asset
+    tag|patrimonio|crm-sp|crm/sp|cnh|registro|encounter|csn|fin|guia|pedido|job|ticket|ns|device serial|generator
+    serial"""
 )
-_WEAK_NAME_LABELS = frozenset(
-    [
-        "to",
-        "from",
-        "cc",
-        "de",
-        "para",
-        "family",
-        "given",
-        "display",
-        "name",
-        "pt",
-        "md",
-        "rn",
-        "pa",
-        "np",
-        "contact",
-        "subject",
-        "att",
-        "issuer",
-        "mother",
-        "father",
-        "mae",
-        "pai",
-        "patient",
-        "paciente",
-        "driver",
-        "caller",
-        "operator",
-        "author",
-    ]
+_WEAK_NAME_LABELS = parse_labels(
+    """to|from|cc|de|para|family|given|display|name|pt|md|rn|pa|np|contact|subject|att|issuer|mother|father|mae|pai|patient|paciente|driver|caller|operator|author"""
 )
-_NAME_WITHOUT_SEPARATOR = frozenset(
-    label_key(label)
-    for label in [
-        "patient",
-        "pt",
-        "patient name",
-        "name",
-        "signed by",
-        "electronically signed by",
-        "dictated by",
-        "transcribed by",
-        "reported by",
-        "read by",
-        "interpreted by",
-        "reviewed by",
-        "verified by",
-        "approved by",
-        "performed by",
-        "ordered by",
-        "requested by",
-        "referred by",
-        "seen by",
-        "spoke with",
-        "signed",
-        "driver",
-        "engineer",
-        "guarantor",
-        "subscriber",
-        "participant",
-        "recipient",
-        "paciente",
-        "pcte",
-        "assinado por",
-        "assinado eletronicamente por",
-        "laudado por",
-        "digitado por",
-        "realizado por",
-        "revisado por",
-        "liberado por",
-        "solicitado por",
-        "encaminhado por",
-        "beneficiaria",
-        "beneficiario",
-        "titular",
-        "segurado",
-        "cuidadora",
-        "cuidador",
-        "acompanhante",
-        "motorista",
-        "testemunha",
-        "engenheiro",
-        "medico",
-        "medica",
-        "enfermeira",
-        "enfermeiro",
-        "tecnico",
-        "fisioterapeuta",
-        "psicologa",
-        "nutricionista",
-        "assistente social",
-        "radiologista",
-        "cirurgiao",
-        "anestesista",
-        "solicitante",
-        "residente",
-        "surgeon",
-        "technologist",
-        "nurse",
-        "resident",
-        "midwife",
-        "cnm",
-        "rn",
-        "emt",
-        "crna",
-        "attn",
-        "field engineer",
-        "service engineer",
-        "social worker",
-        "interpreter",
-        "witness",
-        "caller",
-        "provider",
-        "radiologist",
-        "assistant",
-        "claimant",
-        "beneficiary",
-        "insured",
-        "client",
-        "employee",
-    ]
+_NAME_WITHOUT_SEPARATOR = parse_labels(
+    """patient|pt|patient name|name|signed by|electronically signed by|dictated by|transcribed by|reported by|read
+    by|interpreted by|reviewed by|verified by|approved by|performed by|ordered by|requested by|referred by|seen
+    by|spoke with|signed|driver|engineer|guarantor|subscriber|participant|recipient|paciente|pcte|assinado
+    por|assinado eletronicamente por|laudado por|digitado por|realizado por|revisado por|liberado por|solicitado
+    por|encaminhado
+    por|beneficiaria|beneficiario|titular|segurado|cuidadora|cuidador|acompanhante|motorista|testemunha|engenheiro|medico|medica|enfermeira|enfermeiro|tecnico|fisioterapeuta|psicologa|nutricionista|assistente
+    social|radiologista|cirurgiao|anestesista|solicitante|residente|surgeon|technologist|nurse|resident|midwife|cnm|rn|emt|crna|attn|field
+     engineer|service engineer|social
+    worker|interpreter|witness|caller|provider|radiologist|assistant|claimant|beneficiary|insured|client|employee"""
 )
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 

@@ -35,8 +35,8 @@ _TABLE: dict[Kind, str] = {
         patient name|patients name|patient's name|name of patient|pt name|full name|first name|given name|middle name|last name|family name|surname|maiden name|birth name|preferred name|nickname|alias|other patient names|mother's name|mothers name|father's name|
         name|patient|pt|mother|father|guardian|next of kin|nok|emergency contact|contact person|contact|responsible party|guarantor|guarantor name|subscriber name|insured name|insured|policy holder|policyholder|beneficiary|claimant|employee|employee name|client|client name|resident name|family|given|
         signed|signed by|electronically signed by|electronically signed|e-signed by|signature|dictated by|dictated|transcribed by|transcriptionist|reported by|read by|interpreted by|interpreting physician|reviewed by|verified by|approved by|authorized by|authorised by|checked by|prepared by|entered by|author|
-        witness|informant|interpreter|caller|spoke with|driver|passenger|recipient|sender|attention|attn|subject name|participant|volunteer|operator|operators name|operators' name|performed by|ordered by|requested by|referred by|seen by|cc|to|from|rn|md|pa|np|emt|crna|cnm|
-        nome|nome do paciente|nome completo|nome social|nome da mae|nome do pai|mae|pai|filiacao|paciente|pcte|acompanhante|responsavel|beneficiario|beneficiaria|titular|segurado|segurada|cliente|assinado por|assinado eletronicamente por|assinatura|laudado por|laudo por|digitado por|realizado por|revisado por|liberado por|conferido por|solicitado por|encaminhado por|testemunha|contato|remetente|destinatario|motorista|usuario responsavel|cuidador|cuidadora|de|para|a/c|att|
+        witness|informant|interpreter|caller|spoke with|driver|passenger|recipient|sender|attention|attn|subject name|proband|donor|participant|volunteer|operator|operators name|operators' name|performed by|ordered by|requested by|referred by|seen by|cc|to|from|rn|md|pa|np|emt|crna|cnm|
+        nome|nome do paciente|nome completo|nome social|nome da mae|nome do pai|mae|pai|filiacao|paciente|pcte|acompanhante|responsavel|beneficiario|beneficiaria|titular|segurado|segurada|cliente|assinado por|assinado eletronicamente por|assinatura|laudado por|laudo por|digitado por|realizado por|revisado por|liberado por|conferido por|solicitado por|encaminhado por|testemunha|contato|contato de emergencia|em caso de emergencia|parente|conjuge|remetente|destinatario|motorista|usuario responsavel|cuidador|cuidadora|de|para|a/c|att|
         patientname|otherpatientnames|display|username full|given names|patient full name|person name|nome paciente|nomepaciente
     """,
     Kind.STAFF: """
@@ -49,7 +49,7 @@ _TABLE: dict[Kind, str] = {
     Kind.NUMBER: """
         mrn|mr no|medical record number|medical record|medical record no|med rec|hospital number|hospital no|unit number|chart|chart number|chart no|patient id|patientid|patient number|patient no|pid|issuer|hn|uhid|nhs|nhs number|nhs no|health number|health card|ohip|phn|
         accession|accession number|accession no|acc|acc no|accn|accession#|encounter|encounter number|encounter no|encounter id|visit number|visit no|visit id|csn|fin|fin number|episode|admission number|account|account number|account no|acct|acct no|billing number|invoice|invoice number|receipt|bill no|
-        member|member id|member number|member no|membership|subscriber id|subscriber|subscriber number|policy|policy number|policy no|group number|group no|group id|plan number|claim|claim number|claim no|authorization|authorisation|authorization number|auth|auth number|auth no|prior auth|prior authorization|prior authorisation|preauthorization|referral number|certificate|
+        member|member id|member number|member no|membership|subscriber id|subscriber|subscriber number|policy|policy number|policy no|group|group number|group no|group id|plan number|claim|claim number|claim no|authorization|authorisation|authorization number|auth|auth number|auth no|prior auth|prior authorization|prior authorisation|preauthorization|referral number|certificate|
         ssn|social security|social security number|social security no|soc sec|ss#|sin|tax id|tin|ein|medicare|medicare number|medicaid|medicaid id|mbi|hicn|passport|passport number|passport no|national id|id number|id no|id card|identity number|student id|employee id|employee number|employee no|staff id|staff no|badge|badge number|badge no|payroll|
         license|licence|license number|licence number|license no|licence no|lic|lic no|driver's license|drivers license|driving licence|dl|npi|npi number|dea|dea number|state license|gmc|gmc number|nmc|upin|registration|registration number|registration no|reg no|vin|vehicle id|
         serial|serial number|serial no|serial num|s/n|sn|ser no|device serial|device serial number|device id|device|equipment|equipment no|generator serial|asset|asset tag|asset number|asset no|inventory|inventory no|tag|udi|imei|imsi|iccid|mac|mac address|
@@ -78,7 +78,7 @@ _TABLE: dict[Kind, str] = {
     Kind.TOWN: "city|town|place of birth|birthplace|municipality|county|cidade|municipio|bairro|naturalidade|local de nascimento|distrito|籍贯|出生地",
     Kind.POSTCODE: "zip|zip code|zipcode|postal code|postalcode|postcode|post code|cep|邮编|邮政编码",
     Kind.ORGANIZATION: """
-        institution|institution name|institutionname|hospital|hospital name|facility|facility name|clinic|clinic name|site|site name|employer|employer name|company|company name|organization|organisation|organization name|managing organization|school|school name|laboratory|lab name|performing lab|practice|practice name|referring facility|sending facility|receiving facility|insurance company|insurer|payer|pharmacy name|
+        institution|institution name|institutionname|hospital|hospital name|facility|facility name|clinic|clinic name|site|site name|employer|employer name|company|company name|organization|organisation|organization name|managing organization|school|school name|laboratory|lab name|performing lab|practice|practice name|home health|outside hospital|transferring facility|referring hospital|referring facility|sending facility|receiving facility|insurance company|insurer|payer|pharmacy name|
         instituicao|nome da instituicao|unidade|unidade de saude|estabelecimento|empresa|empregador|razao social|convenio|operadora|escola|laboratorio|clinica|
         机构名称|医院名称|单位|工作单位|就诊医院|医疗机构|转出医院|转入医院|单位名称|送检单位|申请单位|学校
     """,
@@ -97,6 +97,11 @@ def _parse(table: dict[Kind, str]) -> dict[str, Kind]:
             if label.strip():
                 kinds[label_key(label)] = kind
     return kinds
+
+
+def parse_labels(text: str) -> frozenset[str]:
+    """The keys of labels separated by bars."""
+    return frozenset(label_key(label) for label in re.sub(r"\s*\n\s*", " ", text).split("|"))
 
 
 def label_key(label: str) -> str:

@@ -11,6 +11,7 @@ LATIN = "A-Za-zÀ-ÖØ-öø-ɏͰ-ϿЀ-ӿḀ-ỿ"
 TOKEN = re.compile(
     rf"[{LATIN}](?:[{LATIN}]|['^=](?=[{LATIN}一-鿿])|-(?=[{LATIN}]))*\.?(?=(?P<rest>[^{LATIN}0-9]|$))"
 )
+_INITIALS = re.compile(r"(?:[A-Z]\.){2,3}(?![A-Za-z])")
 _SUFFIXES = frozenset(["jr", "jr.", "sr", "sr.", "ii", "iii", "iv", "v"])
 _MAX_TOKENS = 6
 _MAX_ABBREVIATION = 4
@@ -36,6 +37,8 @@ def read_name(
         wraps: Whether the name may go on in the next line.
     """
     text, folded = document.text, document.folded
+    if initials := _INITIALS.match(text, position):
+        return initials.end()
     end, index, count, commas = position, position, 0, 0
     previous_particle = False
     while count < max_tokens:

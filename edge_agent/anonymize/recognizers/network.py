@@ -43,6 +43,9 @@ _VERSION = re.compile(
 _MAC = re.compile(
     r"(?<![a-z0-9:-])(?:(?:[0-9a-f]{2}([:-]))(?:[0-9a-f]{2}\1){4}[0-9a-f]{2}(?:\1[0-9a-f]{2}){0,2}|[0-9a-f]{4}\.[0-9a-f]{4}\.[0-9a-f]{4})(?![a-z0-9:-])"
 )
+_TITLE_BEFORE_ADDRESS = re.compile(
+    r"(?<![A-Za-z0-9_-])([A-Z][A-Z0-9_-]{2,15})(?= ?[(\[/]? ?\d{1,3}(?:\.\d{1,3}){3}(?![\d.]))"
+)
 _TITLE_AT_HOST = re.compile(
     r"(?<![a-z0-9._-])([a-z0-9][a-z0-9_ -]{0,14}[a-z0-9])@(?=\d{1,3}(?:\.\d{1,3}){3})"
 )
@@ -105,6 +108,8 @@ def find_hardware(document: MatchText) -> Iterator[Span]:
         for match in _MAC.finditer(text):
             if any(c.isdigit() for c in match.group()):
                 yield Span(match.start(), match.end(), Entity.ID)
+    for match in _TITLE_BEFORE_ADDRESS.finditer(document.text):
+        yield Span(match.start(1), match.end(1), Entity.ID)
     if "@" in text:
         for match in _TITLE_AT_HOST.finditer(text):
             start = match.start() + match[1].rfind(" ") + 1

@@ -33,6 +33,12 @@ _DEA = re.compile(r"(?<![a-z0-9_])[a-z]{2}\d{7}(?![a-z0-9_])")
 _UDI = re.compile(
     r"\(01\) ?\d{14}(?: ?\(\d{2,3}\) ?[\w./+-]{1,30})*|(?<![a-z0-9_])(?:\+[a-z][a-z0-9]{3,}/[$+]*[a-z0-9/$+.-]{4,40})"
 )
+_COUNCIL = re.compile(
+    r"(?<![a-z])(?:crm|coren|cro|crf|crp|crn|crefito|cress|crea|crbm|rqe|oab)(?:[-/ ](?:ac|al|ap|am|ba|ce|df|es|go|ma|mt|ms|mg|pa|pb|pr|pe|pi|rj|rn|rs|ro|rr|sc|sp|se|to))?[ :.nº°-]{0,4}(\d[\d.]{2,9}(?:-[a-z0-9]{1,4})?)"
+)
+_MIXED = re.compile(
+    r"(?<![a-z0-9._/-])(?=[a-z0-9]*[a-z])(?=(?:[a-z]*\d){5})[a-z0-9]{8,24}(?![a-z0-9_])"
+)
 _PLATE_CN = re.compile(
     r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使领][a-z][·. -]?[a-z0-9]{4,5}[a-z0-9挂学警港澳]?(?![a-z0-9])"
 )
@@ -77,6 +83,8 @@ def find_national_numbers(document: MatchText) -> Iterator[Span]:
     for pattern in (_SSN, _RG, _NIS, _UDI, _PLATE_CN, _PLATE_BR, _UUID):
         for match in pattern.finditer(text):
             yield Span(match.start(), match.start() + len(match.group().rstrip(".-+")), Entity.ID)
+    for match in _COUNCIL.finditer(text):
+        yield Span(match.start(1), match.end(1), Entity.ID)
     for pattern, check in _CHECKED:
         for match in pattern.finditer(text):
             if check("".join(c for c in match.group() if c.isalnum())):
@@ -89,10 +97,14 @@ def find_record_numbers(document: MatchText) -> Iterator[Span]:
     for match in _LONG.finditer(text):
         if not _is_quantity(text, match):
             yield Span(match.start(), match.end(), Entity.ID)
-    for match in _PREFIXED.finditer(text):
+    for match in (*_PREFIXED.finditer(text), *_MIXED.finditer(text)):
         value = match.group()
         digits = sum(c.isdigit() for c in value)
-        if digits >= 4 and not _ACRONYM.match(value) and not _is_quantity(text, match):
+        if (
+            digits >= 4
+            and not (digits <= 5 and _ACRONYM.match(value))
+            and not _is_quantity(text, match)
+        ):
             yield Span(match.start(), match.end(), Entity.ID)
     for pattern in (_COMPOUND, _DOTTED):
         for match in pattern.finditer(text):

@@ -32,7 +32,7 @@ _WITH_CONTEXT = re.compile(
     rf"(?:(?<![a-z])(?:{_WORDS}))(?:[ .:#=()-]|no\.|n[º°o]\.?|number|is|号|号码|为|是|:|at|to|on){{0,6}}({_ANY})(?!\d)"
 )
 _EXTENSION = re.compile(
-    r"(?:(?<![a-z])(?:ext(?:ension|n|en)?|pager|page|paged|beeper|bleep(?:ed)?|ramal|intercom|bip|voip)|分机号?|转|内线|短号|(?<=\d )x|(?<=\d)x|(?<![a-z0-9.])x(?=\d{4}(?!\d)))"
+    r"(?:(?<![a-z])(?:ext(?:ension|n|en)?|pager|page|paged|beeper|bleep(?:ed)?|ramal|intercom|bip|voip)|分机号?|转|内线|短号|(?<=\d{4} )x|(?<=\d{4})x|(?<![a-z0-9.])x(?=\d{4}(?!\d)))"
     r"(?:[ .:#=]|no\.|number|is|to|号|为|是){0,4}(\d[\d-]{1,7})(?![\d.]|-\d| ?(?:mm|cm|mg|ml|weeks|days))"
 )
 _YEAR_RANGE = re.compile(r"(?:19|20)\d\d-(?:19|20)\d\d")
