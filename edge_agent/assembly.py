@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from edge_agent.anonymize.anonymizer import Anonymizer
     from edge_agent.cloud import WireIds
     from edge_agent.cloud_client import CloudClient
+    from edge_agent.keystore import KeyStore
     from edge_agent.local_model import LocalModel
     from edge_agent.metrics import Metrics
     from edge_agent.verify_route import VerifyRoute
+    from partition.oversight import Oversight
     from partition.weights import ModelStore
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ _UNMEASURED = RoundCosts(
 )
 KEY_FILE = "device.key"
 OUTBOX_FILE = "outbox.db"
+OVERSIGHT_FILE = "oversight.db"
 
 
 def assemble(config: EdgeConfig) -> Parts:
@@ -72,14 +76,17 @@ def assemble(config: EdgeConfig) -> Parts:
         metrics=metrics,
     )
     setups = {name: _setup_of(task, model, anonymizer) for name, task in tasks.items()}
+    oversight = _open_oversight(config, keys)
     return Parts(
         tasks=tasks,
         default_task=config.default_task,
         anonymizer=anonymizer,
         model=model,
-        trust=Trust.load(setups, config.certificates, config.scorers),
+        trust=Trust.load(setups, config.certificates, config.scorers, oversight),
         cloud=cloud,
-        delivery=Delivery(outbox, cloud),
+        delivery=Delivery(
+            outbox, cloud, judge=oversight.judged_by_text if oversight is not None else None
+        ),
         metrics=metrics,
         verify=None if cloud is None else _make_verify(config, cloud),
     )
@@ -98,6 +105,30 @@ def _open_anonymizer(config: EdgeConfig, store: ModelStore) -> Anonymizer | Clos
         return ClosedAnonymizer(str(error))
 
 
+def _open_oversight(config: EdgeConfig, keys: KeyStore) -> Oversight | None:
+    """Open what remembers audits; None when nothing is audited."""
+    if config.audit.rate == 0.0:
+        return None
+    from partition.audit import AuditPlan
+    from partition.errors import PartitionError
+    from partition.oversight import Oversight
+
+    try:
+        plan = AuditPlan(
+            secret=keys.derive("audit"),
+            rate=config.audit.rate,
+            deadline_s=config.audit.deadline_days * 86400,
+        )
+        return Oversight(
+            config.state_folder / OVERSIGHT_FILE,
+            plan=plan,
+            clock=time.time,
+            on_alarm=config.audit.on_alarm,
+        )
+    except PartitionError as error:
+        raise ConfigError(str(error)) from error
+
+
 def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
     """Make the parts that a release brings: model, tasks, certificates and scorers; everything else stays.
 
@@ -112,7 +143,7 @@ def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
     model = _open_model(config, ModelStore(config.cache_folder, offline=config.offline))
     try:
         setups = {name: _setup_of(task, model, parts.anonymizer) for name, task in tasks.items()}
-        trust = Trust.load(setups, config.certificates, config.scorers)
+        trust = Trust.load(setups, config.certificates, config.scorers, parts.trust.oversight)
     except Exception:
         model.close()
         raise

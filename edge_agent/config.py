@@ -28,6 +28,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
+from partition.audit import OnAlarm
 from partition.settings import NESTED, Settings, load_settings
 
 ENVIRONMENT_PREFIX = "TANDEM_EDGE_"
@@ -78,6 +79,14 @@ class OutboxConfig(_Section):
     max_age_days: Annotated[float, Field(gt=0)] = 90.0
 
 
+class AuditConfig(_Section):
+    """Which local answers of certified tasks the cloud checks afterwards, and what too many errors do."""
+
+    rate: Annotated[float, Field(ge=0, le=1)] = 0.0  # 0.01 to 0.05 is usual; 0: none
+    deadline_days: Annotated[float, Field(gt=0)] = 7.0  # unjudged by then counts as an error
+    on_alarm: OnAlarm = OnAlarm.CLOUD
+
+
 class HttpConfig(_Section):
     """The OpenAI-compatible endpoint."""
 
@@ -118,6 +127,7 @@ class EdgeConfig(Settings):
     cloud: CloudConfig = CloudConfig()
     anonymizer: AnonymizerConfig = AnonymizerConfig()
     outbox: OutboxConfig = OutboxConfig()
+    audit: AuditConfig = AuditConfig()
     http: HttpConfig = HttpConfig()
     sync: SyncConfig = SyncConfig()
     tasks: tuple[Path, ...] = ()

@@ -64,6 +64,7 @@ class Delivery:
         *,
         settings: DeliverySettings | None = None,
         on_answer: Callable[[str], None] | None = None,
+        judge: Callable[[str, str], bool] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Put the parts together; starts nothing.
@@ -73,12 +74,15 @@ class Delivery:
             cloud: Where to; None: nothing is ever delivered.
             settings: How persistently.
             on_answer: Called with the request id when a late answer is stored, from the delivering thread.
+            judge: Called with the request id and the cloud's text of each late answer. True: the request was sent only to
+                audit a local answer, so nobody waits for this one and it is not kept.
             jitter: Makes numbers in [0, 1).
         """
         self._outbox = outbox
         self._cloud = cloud
         self._settings = settings or DeliverySettings()
         self._on_answer = on_answer
+        self._judge = judge
         self._jitter = jitter
         self._closed = Cancellation()
         self._wake = threading.Event()  # something new waits
@@ -343,6 +347,9 @@ class Delivery:
             num_attempts=1,  # the pauses between attempts are this file's
         )
         cloud_ms = (time.monotonic() - started) * 1000
+        if self._judge is not None and self._judge(request.anonymized.request_id, answer.text):
+            self._outbox.done(leased)
+            return None
         self._outbox.done(leased, LateAnswer.of(answer, request, cloud_ms=cloud_ms))
         return request.anonymized.request_id
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edge_agent.cancellation import Cancellation
 from edge_agent.cloud import Cloud, CloudAnswer, GenerateOptions
 from edge_agent.confidence import assess
-from edge_agent.errors import AnonymizationError, InputError, RequestStoppedError
+from edge_agent.errors import (
+    AnonymizationError,
+    InputError,
+    OutboxError,
+    RequestStoppedError,
+)
 from edge_agent.flow import (
     Answer,
     Confidence,
@@ -139,6 +144,8 @@ class Journey:
             decision = self._decide(confidence, task, cloud)
         if decision.route is Route.QUEUED:
             self._put_into_outbox(task)
+        elif self._is_audited(task, local, confidence, decision):
+            decision = self._send_for_audit(task, decision)
         return self._answer_of_device(local, decision, confidence)
 
     # --- the steps
@@ -271,6 +278,35 @@ class Journey:
         assert self._vault is not None
         with self._watch.step("outbox"):
             self._parts.delivery.put(self._anonymized, self._vault, self._request, task)
+
+    def _is_audited(
+        self,
+        task: Task,
+        local: LocalAnswer | None,
+        confidence: Confidence | None,
+        decision: Decision,
+    ) -> bool:
+        """Let a watched certificate learn from this request; tell whether its local answer is to be checked."""
+        if local is None or confidence is None:
+            return False
+        # The cloud can judge where a label is the whole answer, and only what may be sent to it.
+        can_be_judged = (
+            decision.route is Route.LOCAL
+            and task.kind is TaskKind.CLASSIFY
+            and task.policy.may_leave_device
+            and self._parts.cloud is not None
+            and self._anonymized is not None
+        )
+        judged = local.text if can_be_judged else None
+        return self._parts.trust.saw(task, self._request.id, confidence, judged)
+
+    def _send_for_audit(self, task: Task, decision: Decision) -> Decision:
+        try:
+            self._put_into_outbox(task)
+        except OutboxError as error:  # the answer stands; the audit will count as an error
+            logger.warning("request %s cannot be audited: %s", self._request.id, error)
+            return decision
+        return replace(decision, reason=f"{decision.reason}; drawn for an audit by the cloud")
 
     # --- the answer
 

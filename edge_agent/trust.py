@@ -95,6 +95,11 @@ class Trust:
         )
 
     @property
+    def oversight(self) -> Oversight | None:
+        """Who remembers audits and alarms; None: certificates stand unwatched."""
+        return self._oversight
+
+    @property
     def certified_tasks(self) -> tuple[str, ...]:
         """Names of the tasks whose certificate holds here."""
         return tuple(
@@ -134,35 +139,20 @@ class Trust:
             local: The local answer if it stood by itself (route LOCAL), surrogates not restored; None otherwise.
 
         Returns:
-            Whether the answer is to be audited: ask the cloud or a person, then call :meth:`judged` (or
-            :meth:`judged_by_person`). Never for a task without a certificate.
+            Whether the answer is to be audited: have it judged, and tell the oversight. Never for a task without a
+            certificate.
         """
         if self._oversight is None or self._verdicts[task.name].threshold is None:
             return False
         try:
             self._oversight.saw_score(task.name, confidence.score)
-            return local is not None and self._oversight.begin_audit(task.name, request_id, local)
+            if local is None or not self._oversight.begin_audit(task.name, request_id, local):
+                return False
+            self._oversight.expire_audits()
         except OversightError as error:
             logger.warning("request %s could not be noted for audits: %s", request_id, error)
             return False
-
-    def judged(self, request_id: str, cloud_text: str) -> None:
-        """Take the cloud's answer to an audited request of a ``classify`` task; an unknown id changes nothing.
-
-        Raises:
-            OversightError: It cannot be stored; judge again later.
-        """
-        if self._oversight is not None:
-            self._oversight.compare_audit(request_id, cloud_text)
-
-    def judged_by_person(self, request_id: str, *, is_right: bool) -> None:
-        """Take a person's judgement of an audited local answer; an unknown id changes nothing.
-
-        Raises:
-            OversightError: It cannot be stored; judge again later.
-        """
-        if self._oversight is not None:
-            self._oversight.settle_audit(request_id, 0.0 if is_right else 1.0)
+        return True
 
     def setup_sha256(self, task: Task) -> str:
         """Digest of what shapes a local answer of this task; stands in each calibration record."""

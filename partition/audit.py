@@ -5,6 +5,7 @@ Nobody who lacks the secret can tell which requests are audited, and the draw is
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import hmac
 from dataclasses import dataclass, field
@@ -12,6 +13,13 @@ from dataclasses import dataclass, field
 from partition.errors import CalibrationError
 
 MIN_RATE, MAX_RATE = 0.01, 1.0
+
+
+class OnAlarm(enum.StrEnum):
+    """What an alarm does."""
+
+    CLOUD = "cloud"  # suspend the certificate: nothing of the task stands by itself
+    STRICTER = "stricter"  # step to the next stricter certified threshold, and watch again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

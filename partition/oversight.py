@@ -7,7 +7,6 @@ function and writes the result. No text and no caller's id is stored.
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from partition import budget
 from partition.alarm import ErrorAlarm
-from partition.audit import AuditPlan
+from partition.audit import AuditPlan, OnAlarm
 from partition.budget import BudgetPolicy, BudgetState, Spending
 from partition.certificate import Certificate
 from partition.drift import ScoreDrift
@@ -34,13 +33,6 @@ from partition.oversight_rows import (
 logger = logging.getLogger(__name__)
 
 _BUSY_TIMEOUT_S = 5.0
-
-
-class OnAlarm(enum.StrEnum):
-    """What an alarm does."""
-
-    CLOUD = "cloud"  # suspend the certificate: nothing of the task stands by itself
-    STRICTER = "stricter"  # step to the next stricter certified threshold, and watch again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +114,7 @@ class Oversight:
 
     def standing(self, task: str) -> Standing | None:
         """How the task's certificate stands; None: it is not watched."""
-        with self._transaction() as connection:
+        with self._transaction(writes=False) as connection:
             found = read_watch(connection, task)
             return None if found is None else _standing(found, num_pending(connection, task))
 
@@ -208,6 +200,17 @@ class Oversight:
                 return None
             is_same = row[0] == self._plan.digest_of(request_id, judgement)
             return self._settle(connection, name, 0.0 if is_same else 1.0)
+
+    def judged_by_text(self, request_id: str, judgement: str) -> bool:
+        """As :meth:`compare_audit`, and tell whether that request was an audit that waited.
+
+        A file that cannot be used is logged: the audit then stays, and counts as an error when its time is up.
+        """
+        try:
+            return self.compare_audit(request_id, judgement) is not None
+        except OversightError as error:
+            logger.warning("request %s: its audit cannot be settled: %s", request_id, error)
+            return False
 
     def expire_audits(self) -> int:
         """Count every audit that got no label by its deadline as an error, lest silence look like success.
@@ -305,8 +308,10 @@ class Oversight:
             return verdict
 
     @contextlib.contextmanager
-    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """One immediate transaction: whole or not at all, and nobody else's between its reads and writes.
+    def _transaction(
+        self, *, writes: bool = True, durable: bool = True
+    ) -> Iterator[sqlite3.Connection]:
+        """One transaction: whole or not at all, and nobody else's writes between its reads and its own.
 
         A power failure may undo one that is not durable, and nothing else.
         """
@@ -315,7 +320,7 @@ class Oversight:
             try:
                 connection.execute("pragma journal_mode = wal")
                 connection.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
-                connection.execute("begin immediate")
+                connection.execute("begin immediate" if writes else "begin")
                 yield connection
                 connection.execute("commit")
             finally:

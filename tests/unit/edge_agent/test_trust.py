@@ -47,6 +47,11 @@ def trust_in(certificate: Certificate, path: Path | None) -> Trust:
     )
 
 
+def judge(trust: Trust) -> Oversight:
+    assert trust.oversight is not None
+    return trust.oversight
+
+
 def route(trust: Trust) -> Route:
     return decide(SURE, TASK.policy, Situation(threshold=trust.verdict(TASK).threshold)).route
 
@@ -66,7 +71,7 @@ def test_alarm_sends_the_task_to_the_cloud_also_after_a_restart(
     trust = trust_in(certificate, tmp_path / "o.db")
     for index in range(3):
         assert trust.saw(TASK, f"r{index}", SURE, "normal") or index == 2
-        trust.judged(f"r{index}", "abnormal")
+        judge(trust).compare_audit(f"r{index}", "abnormal")
     again = trust_in(certificate, tmp_path / "o.db")
     threshold = again.verdict(TASK).threshold
     assert threshold is not None
@@ -80,16 +85,16 @@ def test_agreeing_judgements_keep_it(certificate: Certificate, tmp_path: Path) -
     trust = trust_in(certificate, tmp_path / "o.db")
     for index in range(30):
         trust.saw(TASK, f"r{index}", SURE, "normal")
-        trust.judged(f"r{index}", " Normal\n")
+        judge(trust).compare_audit(f"r{index}", " Normal\n")
     trust.saw(TASK, "person", SURE, "normal")
-    trust.judged_by_person("person", is_right=True)
+    judge(trust).settle_audit("person", 0.0)
     assert route(trust) is Route.LOCAL
 
 
 def test_only_answers_that_stood_are_audited(certificate: Certificate, tmp_path: Path) -> None:
     trust = trust_in(certificate, tmp_path / "o.db")
     assert not trust.saw(TASK, "r", SURE, None)
-    trust.judged("r", "abnormal")
+    judge(trust).compare_audit("r", "abnormal")
     assert route(trust) is Route.LOCAL
 
 

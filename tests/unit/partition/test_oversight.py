@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partition.audit import AuditPlan
+from partition.audit import AuditPlan, OnAlarm
 from partition.budget import BudgetPolicy, Spending
 from partition.calibration import calibrate
 from partition.errors import OversightError
-from partition.oversight import OnAlarm, Oversight
+from partition.oversight import Oversight
 from tests.worlds import WORLD_B
 
 CERTIFICATE = calibrate(
