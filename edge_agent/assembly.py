@@ -76,7 +76,7 @@ def assemble(config: EdgeConfig) -> Parts:
         metrics=metrics,
     )
     setups = {name: _setup_of(task, model, anonymizer) for name, task in tasks.items()}
-    oversight = _open_oversight(config, keys)
+    oversight = open_oversight(config, keys)
     return Parts(
         tasks=tasks,
         default_task=config.default_task,
@@ -105,7 +105,7 @@ def _open_anonymizer(config: EdgeConfig, store: ModelStore) -> Anonymizer | Clos
         return ClosedAnonymizer(str(error))
 
 
-def _open_oversight(config: EdgeConfig, keys: KeyStore) -> Oversight | None:
+def open_oversight(config: EdgeConfig, keys: KeyStore) -> Oversight | None:
     """Open what remembers audits; None when nothing is audited."""
     if config.audit.rate == 0.0:
         return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edge_agent.cli_anonymize import anonymize
+from edge_agent.cli_audits import audits
 from edge_agent.cli_models import models
 from edge_agent.cli_sync import golden, sync
 from edge_agent.errors import EdgeError
@@ -181,6 +182,7 @@ def status(config_path: Path | None, offline: bool, as_json: bool) -> None:
 
 
 edge_agent.add_command(anonymize)
+edge_agent.add_command(audits)
 edge_agent.add_command(models)
 edge_agent.add_command(sync)
 edge_agent.add_command(golden)

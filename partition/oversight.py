@@ -112,6 +112,12 @@ class Oversight:
 
         return self._change(task, begin)
 
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the watched tasks."""
+        with self._transaction(writes=False) as connection:
+            rows = connection.execute("select task from watch order by task").fetchall()
+        return tuple(row[0] for row in rows)
+
     def standing(self, task: str) -> Standing | None:
         """How the task's certificate stands; None: it is not watched."""
         with self._transaction(writes=False) as connection:
