@@ -40,6 +40,7 @@ def run_batch(
     parallel: int = 1,
     resume: bool = False,
     record: Path | None = None,
+    record_hidden: bool = False,
     on_line: Callable[[], None] = lambda: None,
 ) -> BatchSummary:
     """Answer every line of a file.
@@ -55,6 +56,8 @@ def run_batch(
         parallel: Requests under way at once.
         resume: Keep the whole lines of ``output`` and skip as many input lines.
         record: Append what ``partition calibrate`` reads: one record for each line with a ``label``.
+        record_hidden: Put hidden states into the records: a scorer with a probe learns from them, and they can be turned
+            back into text.
         on_line: Called after each line, for a progress bar.
 
     Raises:
@@ -80,7 +83,10 @@ def run_batch(
                 num_errors += 1
             else:
                 routes[done.answer.route.value] += 1
-            if records is not None and (labelled := _record(agent, done)) is not None:
+            if (
+                records is not None
+                and (labelled := _record(agent, done, with_hidden=record_hidden)) is not None
+            ):
                 records.write(labelled)
             on_line()
         _sync(file)
@@ -136,7 +142,7 @@ def _answers(
             waiting.cancel()
 
 
-def _record(agent: EdgeAgent, done: _Done) -> Record | None:
+def _record(agent: EdgeAgent, done: _Done, *, with_hidden: bool) -> Record | None:
     """Make the calibration record of a labelled line; None where there is no label or no local answer."""
     if done.request is None or done.request.label is None or done.answer is None:
         return None
@@ -152,6 +158,7 @@ def _record(agent: EdgeAgent, done: _Done) -> Record | None:
         loss=0.0 if is_right else 1.0,
         task=done.task,
         features=local.confidence.features,
+        hidden=local.hidden if with_hidden else (),
         setup=agent.setup_sha256(done.task),
         cloud_correct=done.answer.text.strip() == done.request.label if was_cloud else None,
     )

@@ -94,6 +94,11 @@ def ask(
     help="Write records for `partition calibrate`: the input needs a `label`.",
 )
 @click.option(
+    "--record-hidden",
+    is_flag=True,
+    help="Put hidden states into the records, for a better scorer; keep and delete them like the requests.",
+)
+@click.option(
     "--parallel",
     default=2,
     show_default=True,
@@ -108,6 +113,7 @@ def run(
     source: Path,
     output: Path,
     record: Path | None,
+    record_hidden: bool,
     parallel: int,
     resume: bool,
     config_path: Path | None,
@@ -139,6 +145,7 @@ def run(
             parallel=parallel,
             resume=resume,
             record=record,
+            record_hidden=record_hidden,
             on_line=lambda: progress.advance(bar),
         )
     if as_json:

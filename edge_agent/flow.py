@@ -56,7 +56,9 @@ class Request:
 
     id: str  # idempotency key, travels to the cloud: always of protos.request_id.new_request_id()
     task: str
-    reference: str = field(default="", repr=False)  # the caller's own id; may identify a patient, so it stays here
+    reference: str = field(
+        default="", repr=False
+    )  # the caller's own id; may identify a patient, so it stays here
     text: str | None = field(default=None, repr=False)
     messages: tuple[Message, ...] = field(default=(), repr=False)
     dicom: Path | bytes | None = field(default=None, repr=False)
@@ -136,6 +138,7 @@ class LocalResult:
 
     text: str = field(repr=False)  # restored
     confidence: Confidence
+    hidden: tuple[float, ...] = field(default=(), repr=False)  # identifiable; for training a probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

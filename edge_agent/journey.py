@@ -343,7 +343,11 @@ class Journey:
             restored = self._restore(text) if text is not None else Restored(self._streamed, 0)
             result = None
             if local is not None and confidence is not None:
-                result = LocalResult(text=self._restore(local.text).text, confidence=confidence)
+                result = LocalResult(
+                    text=self._restore(local.text).text,
+                    confidence=confidence,
+                    hidden=local.hidden,
+                )
         if self._on_text is not None and not self._streamed:
             self._emit(restored.text)
         return Answer(

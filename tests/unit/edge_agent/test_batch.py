@@ -44,7 +44,7 @@ class SlowFirst:
             latency_ms={"total": 1.0},
             sent_bytes=0,
             num_replaced={},
-            local=LocalResult(text="normal", confidence=confidence),
+            local=LocalResult(text="normal", confidence=confidence, hidden=(0.5, -2.0)),
         )
 
     def setup_sha256(self, task):
@@ -140,6 +140,17 @@ def test_records_are_what_calibration_reads(tmp_path):
         ("2", 1.0, 1.4, "cxr-triage"),
     ]
     assert records[0].setup == "a" * 64
+    assert records[0].hidden == ()
+
+
+def test_hidden_states_are_recorded_only_when_asked_for(tmp_path):
+    run(
+        tmp_path,
+        [line(1, label="normal")],
+        record=tmp_path / "records.jsonl",
+        record_hidden=True,
+    )
+    assert read_records(tmp_path / "records.jsonl")[0].hidden == (0.5, -2.0)
 
 
 @given(st.binary(max_size=200))
