@@ -39,6 +39,7 @@ from cloud_service.state_store import StateStore
 from protos.errors import InProgressError
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
+from protos.metadata import QUEUED
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -86,7 +87,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             method="Generate",
             payload_sha256=digest,
         )
-        attempt = await self._begin(key, call.remaining_s + _LEASE_SLACK_S)
+        ttl_s = self._ttl_s(context)
+        attempt = await self._begin(key, call.remaining_s + _LEASE_SLACK_S, ttl_s)
         started = inference_pb2.Started(
             model=backend.card.name, fingerprint=backend.card.fingerprint
         )
@@ -104,7 +106,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             async with contextlib.aclosing(self._answer(backend, prompt, digest)) as answer:
                 async for response, is_last in answer:
                     if is_last:
-                        await self._complete(attempt, response)
+                        await self._complete(attempt, response, ttl_s)
                         is_stored = True
                     yield response
         finally:
@@ -165,9 +167,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             return await asyncio.to_thread(read)
         return read()
 
-    async def _begin(self, key: RequestKey, lease_s: float) -> Attempt | Stored:
+    def _ttl_s(self, context: Context) -> float:
+        """How long the answer is remembered: a request from an outbox may come again when the device is back, in weeks."""
+        state = self._parts.config.state
+        queued = (QUEUED, "1") in tuple(context.invocation_metadata() or ())
+        return state.outbox_ttl_s if queued else state.interactive_ttl_s
+
+    async def _begin(self, key: RequestKey, lease_s: float, ttl_s: float) -> Attempt | Stored:
         parts = self._parts
-        ttl_s = parts.config.state.interactive_ttl_s
 
         def begin(connection: sa.Connection) -> Attempt | Stored:
             return parts.dedupe.begin(
@@ -240,9 +247,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             )
         )
 
-    async def _complete(self, attempt: Attempt, response: inference_pb2.GenerateResponse) -> None:
+    async def _complete(
+        self, attempt: Attempt, response: inference_pb2.GenerateResponse, ttl_s: float
+    ) -> None:
         parts, content = self._parts, response.SerializeToString()
-        expires = time.time() + parts.config.state.interactive_ttl_s
+        expires = time.time() + ttl_s
         is_ours = await parts.store.run(
             lambda connection: parts.dedupe.complete(connection, attempt, content, expires=expires)
         )

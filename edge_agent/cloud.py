@@ -133,6 +133,7 @@ class Cloud(Protocol):
         cancel: threading.Event | None = None,
         num_attempts: int | None = None,
         on_sent: Callable[[int], None] | None = None,
+        queued: bool = False,
     ) -> CloudAnswer:
         """Have the large model answer.
 
@@ -145,6 +146,7 @@ class Cloud(Protocol):
                 else with the next piece.
             num_attempts: At most; None: the client's own number.
             on_sent: Told of the bytes of each attempt before they go out, so that those of a failed call count as well.
+            queued: The request may come again after days; the cloud remembers its answer for as long.
 
         Raises:
             WireError: One of its kinds (:mod:`protos.errors`).

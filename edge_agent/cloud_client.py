@@ -43,6 +43,7 @@ from protos.errors import (
 )
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
+from protos.metadata import QUEUED
 
 __all__ = ["ChannelSettings", "CloudAnswer", "CloudClient", "RetrySettings", "TlsFiles"]
 
@@ -128,6 +129,7 @@ class CloudClient:
         cancel: threading.Event | None = None,
         num_attempts: int | None = None,
         on_sent: Callable[[int], None] | None = None,
+        queued: bool = False,
     ) -> CloudAnswer:
         """Have the large model answer; see :class:`edge_agent.cloud.Cloud`."""
         if type(anonymized) is not Anonymized:  # not isinstance: a subclass could hold anything
@@ -139,6 +141,7 @@ class CloudClient:
             task=anonymized.task,
             on_text=on_text,
             on_sent=on_sent,
+            queued=queued,
             cancel=cancel or threading.Event(),
             ends_at=self._clock() + deadline_s,
             clock=self._clock,
@@ -251,9 +254,9 @@ class CloudClient:
             stub = inference_pb2_grpc.InferenceServiceStub(call.channel)
             call.sent(generation.request)
             generation.sent(call.sent_bytes)
-            with _stream(
-                stub.Generate(generation.request, timeout=left_s), generation.cancel
-            ) as stream:
+            metadata = ((QUEUED, "1"),) if generation.queued else ()
+            stub_call = stub.Generate(generation.request, timeout=left_s, metadata=metadata)
+            with _stream(stub_call, generation.cancel) as stream:
                 try:
                     for event in stream:
                         call.received(event)

@@ -58,11 +58,13 @@ class Generation:
         task: Task,
         on_text: Callable[[str], None] | None,
         on_sent: Callable[[int], None] | None,
+        queued: bool,
         cancel: threading.Event,
         ends_at: float,
         clock: Callable[[], float],
     ) -> None:
         self.request = request
+        self.queued = queued
         self.cancel = cancel
         self._sent_bytes = 0
         self.num_attempts = 0

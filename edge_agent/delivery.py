@@ -344,6 +344,7 @@ class Delivery:
             options=request.options,
             deadline_s=deadline_s,
             cancel=self._closed,
+            queued=True,
             num_attempts=1,  # the pauses between attempts are this file's
         )
         cloud_ms = (time.monotonic() - started) * 1000

@@ -85,6 +85,7 @@ class SimulatedCloud:
         cancel: threading.Event | None = None,
         num_attempts: int | None = None,
         on_sent: Callable[[int], None] | None = None,
+        queued: bool = False,
     ) -> CloudAnswer:
         if type(anonymized) is not Anonymized:
             raise TypeError("only Anonymized may leave the device")

@@ -117,6 +117,20 @@ def test_answers_streams_and_replays(site: Site, cloud: CloudProcess) -> None:
         assert client.get_model().fingerprint == answer.fingerprint
 
 
+def test_a_queued_request_is_remembered_for_longer_than_an_interactive_one(
+    site: Site, cloud: CloudProcess
+) -> None:
+    names = {False: new_request_id(), True: new_request_id()}
+    with client_of(site, address_of(cloud)) as client:
+        for queued, name in names.items():
+            ask(client, name, queued=queued)
+    connection = sqlite3.connect(next((site.root / "state").glob("*.sqlite3")))
+    kept_s = dict(connection.execute("SELECT request_id, expires - created FROM dedupe").fetchall())
+    connection.close()
+    assert kept_s[names[False]] < 3600
+    assert kept_s[names[True]] > 80 * 86_400
+
+
 def test_classifies(site: Site, cloud: CloudProcess) -> None:
     with client_of(site, address_of(cloud)) as client:
         answer = client.generate(
