@@ -120,7 +120,7 @@ def _measure(source: WeightSource, name: str, *, threads: int, precision: Precis
         with _progress(f"measuring {name}") as on_progress:
             return Profiler(
                 stage,
-                _sizes(spec, precision),
+                sizes_of(spec, precision),
                 clock=time.perf_counter,
                 max_tokens=stage.context_tokens,
                 on_progress=on_progress,
@@ -145,7 +145,7 @@ def _measure_half(
         with _progress(f"measuring {half} layers of {name}") as on_progress:
             return Profiler(
                 stage,
-                _sizes(spec, precision),
+                sizes_of(spec, precision),
                 clock=time.perf_counter,
                 max_tokens=stage.context_tokens,
                 on_progress=on_progress,
@@ -167,7 +167,7 @@ def _stage(
     )
 
 
-def _sizes(spec: ModelSpec, precision: Precision) -> Sizes:
+def sizes_of(spec: ModelSpec, precision: Precision) -> Sizes:
     """Bytes of weights and caches as they lie in memory; norms and biases are too small to count."""
     bytes_per_weight = 4 if precision is Precision.FLOAT32 else 1
     attention = spec.hidden_size * (2 * spec.query_size + 2 * spec.kv_size)
