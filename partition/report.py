@@ -153,9 +153,7 @@ def describe(
         reliability_figure=_safe(
             None if stated is None else reliability(stated, right.astype(np.float64))
         ),
-        cost_figure=_safe(
-            cost_quality(curves, chosen=chosen, ceiling_assumed=ceiling_assumed) if curves else None
-        ),
+        cost_figure=_safe(cost_quality(curves, chosen=chosen) if curves else None),
         histogram_figure=_safe(
             score_histogram(test, threshold=certificate.threshold) if has_test else None
         ),

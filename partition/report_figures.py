@@ -134,9 +134,7 @@ def reliability(
     return _svg(draw, "Stated probability of being right against the share that was right")
 
 
-def cost_quality(
-    curves: Sequence[Curve], *, chosen: tuple[float, float] | None, ceiling_assumed: bool
-) -> str:
+def cost_quality(curves: Sequence[Curve], *, chosen: tuple[float, float] | None) -> str:
     """Quality of all answers against the share of requests sent to the cloud."""
 
     def draw(axes: Axes) -> None:
@@ -161,11 +159,7 @@ def cost_quality(
             )
         axes.set_xlim(0, 1.01)
         axes.set_xlabel("share of requests sent to the cloud")
-        axes.set_ylabel(
-            "answers that are right (cloud taken as always right)"
-            if ceiling_assumed
-            else "answers that are right, both tiers together"
-        )
+        axes.set_ylabel("right answers of both tiers together")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.legend(loc="lower right")
