@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := edge,cloud,console,train,bench,dev
+EXTRAS := edge,cloud,console,train,dev
 
 .PHONY: run test check format bench setup clean
 

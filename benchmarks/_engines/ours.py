@@ -1,0 +1,69 @@
+"""Our own engine: the stage and the generator that the device runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from benchmarks._engines.engine import CONTEXT_TOKENS
+from partition.generation import Generator
+from partition.stages.onnx_stage import OnnxStage
+from partition.stages.stage_range import Precision
+from partition.tokenizer import Tokenizer
+from partition.weight_source import open_weights
+
+
+class Ours:
+    """See :class:`benchmarks._engines.engine.Engine`."""
+
+    def __init__(self, model: Path, threads: int, cache_dir: Path) -> None:
+        self._stage = OnnxStage.open(
+            open_weights(model),
+            precision=Precision.INT8,
+            threads=threads,
+            context_tokens=CONTEXT_TOKENS,
+            cache_dir=cache_dir,
+        )
+        self._generator = Generator(
+            self._stage,
+            Tokenizer.open(model),
+            context_tokens=self._stage.context_tokens,
+            num_sessions=1,
+        )
+
+    def version(self) -> str:
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    def prefill(self, ids: Sequence[int]) -> float:
+        start = time.perf_counter()
+        self._generator.prefill(ids)
+        return time.perf_counter() - start
+
+    def decode(self, ids: Sequence[int], num_tokens: int) -> float:
+        logits = self._stage.extend("decode", np.array(ids, np.int32), base_len=0).logits
+        length = len(ids)
+        start = time.perf_counter()
+        for _ in range(num_tokens):
+            token = int(logits[0].argmax())
+            logits = self._stage.extend(
+                "decode", np.array([token], np.int32), base_len=length
+            ).logits
+            length += 1
+        return time.perf_counter() - start
+
+    def verdict(
+        self, fixed: Sequence[int], rest: Sequence[int], labels: Sequence[Sequence[int]]
+    ) -> float:
+        self._generator.prefill([*fixed, *rest[:1]])
+        start = time.perf_counter()
+        self._generator.score(self._generator.prefill([*fixed, *rest]), labels)
+        return time.perf_counter() - start
+
+
+def open_engine(model: Path, threads: int, cache_dir: Path) -> Ours:
+    """Load the model."""
+    return Ours(model, threads, cache_dir)
