@@ -170,7 +170,10 @@ def serve(host: str | None, port: int | None, config_path: Path | None, offline:
     flags: dict[str, Any] = {"http": http} if http else {}
     if offline:
         flags["offline"] = True
-    serve_http(load_config(config_path, flags=flags))
+    serve_http(
+        load_config(config_path, flags=flags),
+        on_ready=lambda url: click.echo(f"listening on {url}/v1", err=True),
+    )
 
 
 @edge_agent.command()

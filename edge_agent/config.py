@@ -93,6 +93,9 @@ class HttpConfig(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8010
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * MIB
+    allowed_hosts: tuple[
+        str, ...
+    ] = ()  # names of this machine that clients use, besides loopback and `host`
 
 
 class SyncConfig(_Section):
