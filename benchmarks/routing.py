@@ -59,7 +59,7 @@ _TASKS = {
 
 def run(options: Options) -> Iterator[Line]:
     """Simulations first, then each data set with each model."""
-    yield from _alarm_lines(repeats=200 if options.quick else 2000)
+    yield from _alarm_lines(repeats=200 if options.quick else 500)
     yield from _world_lines(repeats=200 if options.quick else 500)
     for name, path in _TASKS.items():
         if (options.data / name / "dev.jsonl").is_file():
