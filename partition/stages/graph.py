@@ -223,7 +223,7 @@ class _StageGraph:
         normed = self._norm(layer_weight(layer, name), hidden, divide_by=factors)
         self._see(Point.FEED_FORWARD, layer, normed)
         product_factors = self._factors(Point.PRODUCT, layer, [down_module])
-        x = self._input(normed)
+        x = self._input(normed, is_fine=False)
         gate = self._linear([gate_module], x, column_factors=factors)
         up = self._linear(
             [up_module],
@@ -281,7 +281,8 @@ class _StageGraph:
         A row's largest magnitude becomes 127, so that one fixed step serves the quantiser and one scale a row is
         multiplied back: the massive activations of a first token then spoil no other position. What rounding left over is
         quantised again with a step 254 times smaller, where ``is_fine``, as more rows of the same product: 16 bits of
-        activation for one reading of the weights.
+        activation for one reading of the weights. It is worth its time where outliers are worst: at the values of a first
+        token, which every later one reads, and at the gated product (mean KL 0.03 without, 0.01 with).
         """
         if self._precision is Precision.FLOAT32:
             return _Input(x, "", is_fine=False)
@@ -341,14 +342,15 @@ class _StageGraph:
         inputs = [
             x.codes,
             self._constant(f"{name}.int8", weight.T.astype(np.int8, order="C")),
-            x.scale,
+            # The kernel multiplies by a scale for each row in one thread; a node of its own takes all of them.
+            x.scale if x.is_fine else self._constant("one", np.array(1, np.float32)),
             self._constant(f"{name}.scales", scales / np.float32(127)),
             self._constant("zero", np.array(128, np.uint8)),
         ]
-        if not x.is_fine:
-            self._node("MatMulIntegerToFloat", inputs, [output], domain=_CONTRIB)
-            return
         both = self._node("MatMulIntegerToFloat", inputs, domain=_CONTRIB)
+        if not x.is_fine:
+            self._node("Mul", [both, x.scale], [output])
+            return
         coarse, fine = self._nodes_of("Split", [both], ("coarse", "fine"), axis=-2, num_outputs=2)
         self._node("Add", [coarse, fine], [output])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -22,11 +23,18 @@ class KVCache:
         self.length = 0
         self.capacity = 0
         self.buffers: dict[str, Any] = {}  # OrtValue by the name of the graph's input
+        self.binding: Any = None  # of inputs and outputs; the caches stay bound until they grow
 
-    def reserve(self, num_tokens: int) -> bool:
-        """Make room for so many positions, keeping what is there; whether the buffers are new."""
+    def reserve(self, num_tokens: int, session: Any, outputs: Sequence[str]) -> None:
+        """Make room for so many positions, keeping what is there, and bind the caches.
+
+        Args:
+            num_tokens: Positions there must be room for.
+            session: The ONNX Runtime session that reads and writes them.
+            outputs: Its other outputs, to be bound before each run; ``get_outputs`` has them first and in this order.
+        """
         if num_tokens <= self.capacity:
-            return False
+            return
         import onnxruntime
 
         capacity = max(_FIRST_CAPACITY, self.capacity)
@@ -42,4 +50,10 @@ class KVCache:
                     array[:, :, : self.length] = self.buffers[name].numpy()[:, :, : self.length]
                 self.buffers[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
         self.capacity = capacity
-        return True
+        # Binding a hundred buffers takes a millisecond, so it is not done for every token.
+        self.binding = session.io_binding()
+        for name in outputs:
+            self.binding.bind_output(name)
+        for name, buffer in self.buffers.items():
+            self.binding.bind_ortvalue_input(name, buffer)
+            self.binding.bind_ortvalue_output(f"present_{name}", buffer)

@@ -49,6 +49,7 @@ class OnnxStage:
         self.fingerprint = files.fingerprint
         self.context_tokens = context_tokens
         self._caches: dict[str, KVCache] = {}
+        self._outputs = ("logits", "features") if stage.has_head else ("hidden_out",)
         self._embedding: TokenEmbedding | None = None
         if stage.has_embedding:
             self._embedding = TokenEmbedding(files.folder, factor=spec.embedding_scale)
@@ -164,7 +165,7 @@ class OnnxStage:
         if cache is None:
             cache = KVCache(self.spec, self.stage, max_tokens=self.context_tokens)
             self._caches[session] = cache
-        cache.reserve(base_len + num_new)
+        cache.reserve(base_len + num_new, self._session, self._outputs)
         return cache
 
     def _run(
@@ -175,20 +176,15 @@ class OnnxStage:
     ) -> StageOutput:
         hidden = self._embedded(inputs)
         total = cache.length + len(inputs)
-        binding = self._session.io_binding()
+        binding = cache.binding
         binding.bind_cpu_input("hidden", hidden[None])
         binding.bind_cpu_input("last_position", np.array([total - 1], np.int32))
         binding.bind_cpu_input("total_length", np.array(total, np.int32))
         if self.stage.has_head:
-            # ONNX Runtime's int8 kernels refuse a matrix without rows: run one and drop it.
+            # ONNX Runtime 1.31 gives the maximum over an axis of no rows a wrong shape, so one row is always run.
             binding.bind_cpu_input("rows", rows if len(rows) else np.zeros(1, np.int64))
-            binding.bind_output("logits")
-            binding.bind_output("features")
-        else:
-            binding.bind_output("hidden_out")
-        for name, buffer in cache.buffers.items():
-            binding.bind_ortvalue_input(name, buffer)
-            binding.bind_ortvalue_output(f"present_{name}", buffer)
+        for name in self._outputs:
+            binding.bind_output(name)
         self._session.run_with_iobinding(binding)
         cache.length = total
         results = binding.get_outputs()

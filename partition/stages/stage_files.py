@@ -22,7 +22,7 @@ from partition.weight_source import WeightSource, file_fingerprint
 
 logger = logging.getLogger(__name__)
 
-_BUILDER_VERSION: Final = 3  # raise it whenever the graph of the same weights changes
+_BUILDER_VERSION: Final = 4  # raise it whenever the graph of the same weights changes
 _MAX_CONTEXT_TOKENS: Final = 32_768  # the longest rotary tables that a graph carries
 
 

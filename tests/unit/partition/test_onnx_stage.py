@@ -112,6 +112,14 @@ def test_every_split_equals_the_whole(tiny: Tiny, precision: Precision) -> None:
             np.testing.assert_allclose(stepwise, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("precision", list(Precision))
+def test_no_rows_give_no_logits(tiny: Tiny, precision: Precision) -> None:
+    stage = tiny.open(precision=precision)
+    output = stage.extend("s", IDS, base_len=0, rows=np.empty(0, np.int64))
+    assert output.logits.shape == (0, VOCAB_SIZE)
+    assert output.features.shape[0] == 0
+
+
 def test_int8_stays_close_to_float(tiny: Tiny) -> None:
     stage = tiny.open(precision=Precision.INT8)
     logits = stage.extend("s", IDS, base_len=0, rows=all_rows(IDS)).logits
