@@ -51,6 +51,7 @@ from edge_agent.metrics import CONTENT_TYPE, Metrics
 from partition.errors import ContextLengthError, PartitionError
 from partition.stop_strings import StopStrings
 from partition.task import Task, TaskKind
+from protos.errors import InvalidRequestError, WireError
 from protos.request_id import new_request_id
 
 if TYPE_CHECKING:
@@ -470,6 +471,10 @@ def _translate(error: Exception) -> ApiError:
             return ApiError(
                 503, str(error), kind="server_error", code="outbox_full", retry_after_s=60.0
             )
+        case InvalidRequestError():
+            return ApiError(400, str(error))
+        case WireError():  # the cloud refuses this request for good
+            return ApiError(502, str(error), kind="server_error", code=error.reason.lower())
         case OutboxError() | EdgeError() | PartitionError():
             return ApiError(503, str(error), kind="server_error")
         case _:

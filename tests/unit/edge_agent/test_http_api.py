@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import MappingProxyType
 
 import openai
 import pytest
-import uvicorn
 
 from edge_agent.agent import Status
 from edge_agent.cancellation import Cancellation
 from edge_agent.errors import InputError, OutboxFullError, RequestStoppedError
 from edge_agent.flow import Answer, Entity, Request, Route, Usage
-from edge_agent.http_api import HttpSettings, create_app
-from edge_agent.metrics import Metrics
+from edge_agent.http_api import HttpSettings
 from partition.task import Role, Task
+from tests.http_harness import serving
 from tests.simulators import CHAT, TRIAGE
 
 SECRET = "Joana Q. Fictitious"
@@ -110,26 +107,6 @@ class SimulatedAgent:
             queued=2,
             dead=0,
         )
-
-
-@contextmanager
-def serving(agent: SimulatedAgent, settings: HttpSettings | None = None) -> Iterator[int]:
-    """Serve an agent on a free port of this machine."""
-    app = create_app(agent, default_task="assistant", metrics=Metrics(), settings=settings)
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.005)
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        listener.close()
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
