@@ -97,39 +97,27 @@ def from_planes(values: Bytes, layout: Layout) -> Bytes:
     return result.reshape(-1)
 
 
-def encode_gaps(residual: Bytes) -> bytes:
-    """Write the number of changes, the unchanged bytes before each (LEB128), then the changes."""
+def encode_gaps(residual: Bytes) -> tuple[bytes, bytes]:
+    """Return the number of unchanged bytes before each change (LEB128), and the changes."""
     positions = np.flatnonzero(residual)
     gaps = np.diff(positions, prepend=-1) - 1
-    return (
-        _leb128(np.concatenate([[len(positions)], gaps])).tobytes() + residual[positions].tobytes()
-    )
+    return _leb128(gaps).tobytes() if len(gaps) else b"", residual[positions].tobytes()
 
 
-def decode_gaps(coded: Bytes, size: int) -> tuple[npt.NDArray[np.int64], Bytes]:
-    """Read positions and changes.
+def decode_gaps(coded: Bytes, values: Bytes, size: int) -> npt.NDArray[np.int64]:
+    """Return the positions of the changes.
 
     Raises:
         DeltaError: It is damaged, or names a position at or beyond ``size``.
     """
-    ends = np.flatnonzero(
-        coded < 128
-    )  # the last byte of each number; values follow after `count` of them
-    if not len(ends):
-        raise DeltaError("a region of the delta is damaged; fetch it again")
-    count = int(_unleb128(coded[: ends[0] + 1])[0])
-    if count > size or count >= len(ends):
-        raise DeltaError("a region of the delta is damaged; fetch it again")
-    split = int(ends[count]) + 1
-    gaps = _unleb128(coded[ends[0] + 1 : split])
-    values = coded[split:]
+    gaps = _unleb128(coded)
     # Each gap is checked before the sum, which could wrap round.
-    if len(values) != count or (count and int(gaps.max()) >= size):
+    if len(gaps) != len(values) or (len(gaps) and int(gaps.max()) >= size):
         raise DeltaError("a region of the delta is damaged; fetch it again")
     positions = np.cumsum(gaps.astype(np.int64) + 1) - 1
-    if count and int(positions[-1]) >= size:
+    if len(positions) and int(positions[-1]) >= size:
         raise DeltaError("a region of the delta is damaged; fetch it again")
-    return positions, values
+    return positions
 
 
 def _leb128(numbers: npt.NDArray[np.int64]) -> Bytes:
@@ -152,6 +140,8 @@ def _unleb128(coded: Bytes) -> npt.NDArray[np.uint64]:
     if not len(coded):
         return np.zeros(0, np.uint64)
     ends = np.flatnonzero(coded < 128)
+    if not len(ends) or ends[-1] != len(coded) - 1:
+        raise DeltaError("a region of the delta is damaged; fetch it again")
     starts = np.concatenate([[0], ends[:-1] + 1])
     if int((ends - starts).max()) > 8:
         raise DeltaError("a region of the delta is damaged; fetch it again")
