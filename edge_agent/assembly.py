@@ -13,7 +13,6 @@ from edge_agent.config import EdgeConfig
 from edge_agent.errors import AnonymizationError, ConfigError
 from edge_agent.journey import Parts
 from edge_agent.preprocess import PREPROCESS_VERSION
-from partition.draft_length import RoundCosts
 from partition.errors import ModelStoreError
 from partition.fingerprint import Setup
 from partition.task import Task, load_tasks
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BUILT_IN_TASKS = Path(__file__).parent / "tasks"
-# Of a round, until it has been measured: a two-core device and a cloud of the same kind, 50 ms away.
-_UNMEASURED = RoundCosts(
-    draft_s=0.04, verify_base_s=0.2, verify_per_draft_s=0.01, round_trip_s=0.05
-)
 KEY_FILE = "device.key"
 OUTBOX_FILE = "outbox.db"
 OVERSIGHT_FILE = "oversight.db"
@@ -180,32 +175,12 @@ def _model_path(store: ModelStore, name: str) -> Path:
 
 
 def _make_verify(config: EdgeConfig, cloud: CloudClient) -> VerifyRoute | None:
-    """Make the VERIFY route; None unless it is wanted.
-
-    Raises:
-        ProfileError: The profile is missing or wrong.
-    """
+    """Make the VERIFY route; None unless it is wanted."""
     if not config.cloud.verify:
         return None
-    from edge_agent.verified_answer import VerifiedAnswers
-    from edge_agent.verify_route import VerifyRoute
-    from partition.cost import Scenario, Workload, round_costs, verify
-    from partition.cost import cloud as cloud_alone
-    from partition.profile import load_profile
+    from edge_agent.verify_route import make_verify_route
 
-    if config.cloud.profile is None:
-        return VerifyRoute(VerifiedAnswers(cloud, costs=_UNMEASURED))
-    profile = load_profile(config.cloud.profile)
-    scenario = Scenario(
-        edge=profile.edge,
-        cloud=profile.cloud,
-        link=profile.link,
-        workload=Workload(prompt_tokens=350, output_tokens=64),
-    )
-    streaming_s = cloud_alone(scenario).tpot_s
-    is_best = verify(scenario).tpot_s < streaming_s
-    answers = VerifiedAnswers(cloud, costs=round_costs(scenario), streaming_s=streaming_s)
-    return VerifyRoute(answers, is_best=lambda: is_best)
+    return make_verify_route(cloud, config.cloud.profile)
 
 
 def _make_cloud(config: EdgeConfig, *, wire_ids: WireIds, metrics: Metrics) -> CloudClient | None:

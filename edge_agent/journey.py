@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from edge_agent.after_prefix import AfterPrefix
 from edge_agent.cancellation import Cancellation
 from edge_agent.cloud import Cloud, CloudAnswer, GenerateOptions
 from edge_agent.confidence import assess
@@ -31,7 +32,6 @@ from edge_agent.preprocess import prepare
 from edge_agent.restore import Restored, StreamRestorer, restore
 from edge_agent.router import Situation, decide
 from edge_agent.stopwatch import Stopwatch
-from edge_agent.verify_route import AfterPrefix
 from partition.errors import PartitionError
 from partition.task import Message, Task, TaskKind
 

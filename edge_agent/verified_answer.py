@@ -63,6 +63,7 @@ class VerifiedAnswers:
         costs: Predicted costs of a round, from the plan.
         streaming_s: Seconds a token of the cloud alone, from the plan.
         finish_locally: Policy: whether the device may write the rest alone when the cloud is gone.
+        on_exchange: Gets bytes up, seconds elapsed and the server's own seconds of each frame.
         clock: Monotonic seconds.
     """
 
@@ -73,9 +74,11 @@ class VerifiedAnswers:
         costs: RoundCosts,
         streaming_s: float = float("inf"),
         finish_locally: bool = True,
+        on_exchange: Callable[[int, float, float], None] = lambda num_bytes, elapsed, server: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cloud = cloud
+        self._on_exchange = on_exchange
         self._costs = costs
         self._streaming_s = streaming_s
         self._finish_locally = finish_locally
@@ -150,6 +153,7 @@ class VerifiedAnswers:
                     costs=self._costs,
                     clock=self._clock,
                     on_ids=writer.add,
+                    on_exchange=self._on_exchange,
                     streaming_s=self._streaming_s,
                     finish_locally=self._finish_locally,
                 ).run()

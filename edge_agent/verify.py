@@ -62,6 +62,7 @@ class Verification:
         costs: Predicted costs of a round.
         clock: Monotonic seconds.
         on_ids: Gets newly committed ids as they come.
+        on_exchange: Gets bytes up, seconds elapsed and the server's own seconds of each small frame, for the live plan.
         streaming_s: Seconds a token when the cloud streams alone; slower than this for long, and it shall.
         wants_latency: False: fewer cloud passes are the aim, so slowness is no reason to stop.
         finish_locally: Policy: whether the device may write the rest alone when the cloud is gone.
@@ -77,6 +78,7 @@ class Verification:
         costs: RoundCosts,
         clock: Callable[[], float],
         on_ids: Callable[[tuple[int, ...]], None] = lambda ids: None,
+        on_exchange: Callable[[int, float, float], None] = lambda num_bytes, elapsed, server: None,
         streaming_s: float = float("inf"),
         wants_latency: bool = True,
         finish_locally: bool = True,
@@ -89,6 +91,7 @@ class Verification:
         self._length = DraftLength(costs)
         self._clock = clock
         self._on_ids = on_ids
+        self._on_exchange = on_exchange
         self._streaming_s = streaming_s
         self._wants_latency = wants_latency
         self._finish_locally = finish_locally
@@ -124,6 +127,7 @@ class Verification:
         """One round: send, wait, commit; a missed frame is repeated once. None: the prompt must go again."""
         session = self._session
         frame = session.open_frame(draft.ids)
+        bytes_before = self._channel.sent_bytes
         self._channel.send(frame)
         sent_at = self._clock()
         if not self._num_rounds:
@@ -150,15 +154,16 @@ class Verification:
                 continue  # of another frame: late, or twice
             if new:
                 self._on_ids(new)
-            return self._observe_link(reply, self._clock() - sent_at)
+            return self._observe_link(reply, self._clock() - sent_at, bytes_before)
 
-    def _observe_link(self, reply: Reply, elapsed_s: float) -> Extended | None:
+    def _observe_link(self, reply: Reply, elapsed_s: float, bytes_before: int) -> Extended | None:
         if not isinstance(reply, Extended):
             return None
         server_s = (reply.compute_us + reply.queue_us) / 1e6
         if self._num_rounds:  # the first one carried the prompt, and the device computed meanwhile
             self._round_trip.add(max(0.0, elapsed_s - server_s))
             self._verify.add(server_s)
+            self._on_exchange(self._channel.sent_bytes - bytes_before, elapsed_s, server_s)
         return reply
 
     def _learn(self, reply: Extended, draft: Draft, seconds: float) -> None:

@@ -6,18 +6,83 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.cloud import CloudAnswer, FinishReason, GenerateOptions
+from edge_agent.errors import ConfigError
 from edge_agent.flow import Usage
+from partition.cost import Mode, Scenario, Workload, round_costs
+from partition.cost import cloud as cloud_alone
+from partition.draft_length import RoundCosts
 from partition.errors import PartitionError
+from partition.live_plan import LivePlan
+from partition.planner import Constraints, Weights
+from partition.profile import load_profile
 
 if TYPE_CHECKING:
     from edge_agent.anonymize.anonymized import Anonymized
     from edge_agent.local_model import LocalModel
-    from edge_agent.verified_answer import VerifiedAnswers, VerifiedText
+    from edge_agent.verified_answer import SessionCloud, VerifiedAnswers, VerifiedText
 
 logger = logging.getLogger(__name__)
+
+
+# Costs of a round until it has been measured: a two-core device and a cloud of the same kind, 50 ms away.
+UNMEASURED = RoundCosts(draft_s=0.04, verify_base_s=0.2, verify_per_draft_s=0.01, round_trip_s=0.05)
+TYPICAL = Workload(prompt_tokens=350, output_tokens=64)  # a report and its impression
+
+
+def make_verify_route(
+    cloud: SessionCloud,
+    profile_path: Path | None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> VerifyRoute:
+    """Make the route of an agent.
+
+    Args:
+        cloud: Where the large model is.
+        profile_path: Of `partition profile`, with cloud and link; None: VERIFY is always taken.
+        clock: Monotonic seconds.
+
+    Raises:
+        ProfileError: The profile is missing or wrong.
+        ConfigError: It says nothing of cloud or link.
+    """
+    from edge_agent.verified_answer import VerifiedAnswers
+
+    if profile_path is None:
+        return VerifyRoute(VerifiedAnswers(cloud, costs=UNMEASURED), clock=clock)
+    profile = load_profile(profile_path)
+    if profile.cloud is None or profile.link is None:
+        raise ConfigError(
+            f"{profile_path}: has no cloud or no link; make it again with --cloud and --round-trip-ms"
+        )
+    scenario = Scenario(
+        edge=profile.edge,
+        cloud=profile.cloud,
+        link=profile.link,
+        power=profile.power,
+        prices=profile.prices,
+        workload=TYPICAL,
+    )
+    # The router has decided that this request leaves: what is left to choose is how.
+    plan = LivePlan(scenario, Constraints(may_stay_local=False), Weights(), clock=clock)
+
+    def learn(num_bytes: int, elapsed_s: float, server_s: float) -> None:
+        plan.observe_exchange(
+            bytes_up=num_bytes, bytes_down=0, elapsed_s=elapsed_s, server_s=server_s
+        )
+
+    answers = VerifiedAnswers(
+        cloud,
+        costs=round_costs(scenario),
+        streaming_s=cloud_alone(scenario).tpot_s,
+        on_exchange=learn,
+        clock=clock,
+    )
+    return VerifyRoute(answers, is_best=lambda: plan.mode is Mode.VERIFY, clock=clock)
 
 
 class VerifyRoute:
@@ -120,18 +185,3 @@ def _as_cloud_answer(found: VerifiedText, options: GenerateOptions) -> CloudAnsw
         sent_bytes=found.result.sent_bytes,
         verified=True,
     )
-
-
-class AfterPrefix:
-    """Passes a stream of text on without its beginning, which somebody has got already."""
-
-    def __init__(self, shown: str, on_text: Callable[[str], None]) -> None:
-        self._left = len(shown)
-        self._on_text = on_text
-
-    def __call__(self, piece: str) -> None:
-        """Take one piece."""
-        rest = piece[self._left :]
-        self._left = max(0, self._left - len(piece))
-        if rest:
-            self._on_text(rest)

@@ -11,14 +11,17 @@ import grpc
 import numpy as np
 import pytest
 
+from edge_agent.after_prefix import AfterPrefix
 from edge_agent.cloud import CloudAnswer, GenerateOptions, WireIds
 from edge_agent.cloud_client import CloudClient
+from edge_agent.errors import ConfigError
 from edge_agent.local_model import LocalModel
 from edge_agent.verified_answer import VerifiedAnswers
 from edge_agent.verify import Ending
-from edge_agent.verify_route import AfterPrefix, VerifyRoute
+from edge_agent.verify_route import VerifyRoute, make_verify_route
 from partition.draft_length import RoundCosts
 from partition.frames import Agreement
+from partition.profile import DeviceProfile, save_profile
 from partition.sampling import SamplingRule, choose
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision
@@ -27,6 +30,7 @@ from partition.weight_source import open_weights
 from protos.errors import DeadlineExceededError, RequestCancelledError
 from tests.frame_server import FrameServer
 from tests.frame_simulator import VerifyServer
+from tests.plan_scenarios import CLOUD, EDGE, LINK
 from tests.simulators import make_anonymized
 from tests.tiny_models import make_folder
 
@@ -247,3 +251,29 @@ def test_a_caller_who_gives_up_and_a_deadline_end_it(pair: Pair, client) -> None
             try_answer(route(client(server)), pair, cancel=cancelled)
         with pytest.raises(DeadlineExceededError):
             try_answer(route(client(server)), pair, deadline_s=-1.0)
+
+
+def profile_of(path: Path, **changes: object) -> Path:
+    made = DeviceProfile(edge=EDGE, cloud=CLOUD, link=replace(LINK, round_trip_s=0.002))
+    save_profile(replace(made, **changes), path)  # type: ignore[arg-type]
+    return path
+
+
+def test_the_plan_decides_whether_to_verify_and_learns_from_frames(
+    pair: Pair,
+    client,
+    tmp_path: Path,  # type: ignore[no-untyped-def]
+) -> None:
+    with pair.serve(OPTIONS) as server:
+        cloud = client(server)
+        good = make_verify_route(cloud, profile_of(tmp_path / "good.json"))
+        assert isinstance(try_answer(good, pair)[0], CloudAnswer)
+        far = replace(LINK, round_trip_s=5.0)
+        poor = make_verify_route(cloud, profile_of(tmp_path / "far.json", link=far))
+        assert try_answer(poor, pair)[0] == ""
+        assert isinstance(try_answer(make_verify_route(cloud, None), pair)[0], CloudAnswer)
+
+
+def test_a_profile_without_a_cloud_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--cloud"):
+        make_verify_route(None, profile_of(tmp_path / "p.json", cloud=None))  # type: ignore[arg-type]
