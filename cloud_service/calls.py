@@ -10,6 +10,8 @@ from typing import Any
 import grpc
 
 from cloud_service.identity import Identity
+from cloud_service.quotas import TenantMeter
+from cloud_service.tenants import Tenant
 from protos.errors import UnauthenticatedError
 
 _CURRENT: ContextVar[Call] = ContextVar("tandem_call")
@@ -27,6 +29,8 @@ class Call:
     code: grpc.StatusCode = grpc.StatusCode.OK
     request_id: str = ""
     known_identity: Identity | None = None
+    tenant: Tenant | None = None
+    meter: TenantMeter | None = None
 
     @property
     def identity(self) -> Identity:

@@ -14,6 +14,7 @@ import click
 
 from cloud_service.cli_fleet import fleet
 from cloud_service.cli_publish import publish
+from cloud_service.cli_tenants import tenants
 from cloud_service.config import load_config
 from cloud_service.errors import CloudServiceError
 from cloud_service.identity import Identity
@@ -124,6 +125,7 @@ def serve(
         document = {
             "event": "ready",
             "address": endpoints.address,
+            "backend": endpoints.backend,
             "health": endpoints.health,
             "metrics": endpoints.metrics,
             "tls": not config.tls.insecure_loopback,
@@ -145,6 +147,7 @@ def serve(
 
 cloud_service.add_command(publish)
 cloud_service.add_command(fleet)
+cloud_service.add_command(tenants)
 
 
 def main(arguments: list[str] | None = None) -> int:

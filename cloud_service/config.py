@@ -104,6 +104,11 @@ class StateConfig(_Section):
     interactive_ttl_s: _Positive = 600.0
     outbox_ttl_s: _Positive = 90 * 86400.0
 
+    @property
+    def master_key_path(self) -> Path:
+        """Where the master key is, or will be."""
+        return self.master_key or self.directory / "master.key"
+
 
 class ReleasesConfig(_Section):
     """What devices may fetch; without a folder this server publishes nothing."""
@@ -112,6 +117,23 @@ class ReleasesConfig(_Section):
     online_keys: Path | None = None  # folder; without it, metadata is not signed again here
     look_every_s: _Positive = 60.0  # at the rollouts
     sign_every_s: _Positive = 3600.0  # the timestamp
+
+
+class QuotaConfig(_Section):
+    """Limits of a tenant that is not registered; 0 means none."""
+
+    concurrent_calls: Annotated[int, Field(ge=0)] = 256
+    requests_per_s: _Price = 200.0
+    tokens_per_minute: Annotated[int, Field(ge=0)] = 0
+    daily_micro_usd: Annotated[int, Field(ge=0)] = 0
+
+
+class TenantsConfig(_Section):
+    """Who may use the service."""
+
+    registered_only: bool = False  # True: a certificate of the authority is not enough
+    token_keys: Path | None = None  # folder of Ed25519 public keys, <key id>.pem
+    default_quota: QuotaConfig = QuotaConfig()
 
 
 class CloudConfig(Settings):
@@ -126,6 +148,7 @@ class CloudConfig(Settings):
     )
 
     listen: _Address = "127.0.0.1:7443"
+    backend_listen: _Address | None = None  # TLS without client certificates: API keys and tokens
     health_listen: _Address | None = (
         "127.0.0.1:0"  # plaintext health, for probes inside the machine
     )
@@ -138,6 +161,7 @@ class CloudConfig(Settings):
     prices: PricesConfig = PricesConfig()
     drain: DrainConfig = DrainConfig()
     state: StateConfig = StateConfig()
+    tenants: TenantsConfig = TenantsConfig()
     releases: ReleasesConfig = ReleasesConfig()
 
     @model_validator(mode="after")
@@ -195,6 +219,7 @@ _PATHS = (
     ("model", "local_dirs"),
     ("state", "directory"),
     ("state", "master_key"),
+    ("tenants", "token_keys"),
     ("releases", "directory"),
     ("releases", "online_keys"),
 )

@@ -37,6 +37,23 @@ def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
     Raises:
         PkiError: A file is missing or cannot be read.
     """
+    return _credentials(tls, require_client_authentication=True)
+
+
+def backend_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
+    """Make credentials for callers without certificate, who must show a key or a token.
+
+    Raises:
+        PkiError: A file is missing or cannot be read.
+    """
+    if tls.certificate is None or tls.key is None or tls.client_authority is None:
+        raise PkiError(
+            "`backend_listen` needs the certificates of `tls`; keys travel encrypted only"
+        )
+    return _credentials(tls, require_client_authentication=False)
+
+
+def _credentials(tls: TlsConfig, *, require_client_authentication: bool) -> grpc.ServerCredentials:
     assert tls.certificate is not None
     assert tls.key is not None
     assert tls.client_authority is not None
@@ -65,5 +82,5 @@ def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(
         initial,
         fetch,  # type: ignore[arg-type]
-        require_client_authentication=True,
+        require_client_authentication=require_client_authentication,
     )

@@ -4,6 +4,7 @@ CloudServiceError
  +-- PkiError          the operator corrects keys and certificates
  +-- ModelLoadError    the model cannot be served
  +-- StateStoreError   the database or its key cannot be used
+ +-- TenantError       a tenant cannot be added, changed or found
  +-- RepositoryError   a release cannot be signed, staged or published
  +-- ReleaseKeyError   a signing key or signature file cannot be used
  +-- RolloutError      a rollout cannot go on as it was asked to
@@ -40,3 +41,7 @@ class ReleaseKeyError(CloudServiceError):
 
 class RolloutError(CloudServiceError):
     """A rollout cannot begin, advance or go back as it was asked to."""
+
+
+class TenantError(CloudServiceError):
+    """A tenant cannot be added, changed or found as it was asked for."""

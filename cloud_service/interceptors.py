@@ -1,5 +1,6 @@
-"""What every call passes through, whatever it asks: metrics and log > errors > drain > deadline > who is calling.
+"""What every call passes through, whatever it asks: metrics and log > errors > drain > deadline.
 
+Who calls, and how much they may, comes after these: :mod:`cloud_service.access`.
 Each guard is an asynchronous context manager round the handler; :class:`GuardInterceptor` is the one place that knows the
 four arities of gRPC. Deduplication of request ids is not here: it shares a transaction with its effect
 (:mod:`cloud_service.dedupe`).
@@ -20,7 +21,6 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from cloud_service.calls import Call, enter_call
-from cloud_service.identity import Identity, identity_of
 from cloud_service.metrics import Metrics
 from protos.errors import (
     DETAILS_KEY,
@@ -234,25 +234,6 @@ def timed(metrics: Metrics) -> Guard:
                 yield
         except TimeoutError:
             raise late from None
-
-    return guard
-
-
-def identified(*, plaintext: Identity | None = None) -> Guard:
-    """Find out who calls, from the certificate of the connection.
-
-    Args:
-        plaintext: Who calls where there are no certificates; None on every port with TLS.
-    """
-
-    @contextlib.asynccontextmanager
-    async def guard(call: Call) -> AsyncIterator[None]:
-        if plaintext is not None:
-            call.known_identity = plaintext
-        else:
-            auth: Mapping[str, Any] = call.context.auth_context()
-            call.known_identity = identity_of(auth.get("x509_subject_alternative_name", ()))
-        yield
 
     return guard
 

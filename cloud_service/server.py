@@ -22,9 +22,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import start_http_server
 
+from cloud_service.access import Access
 from cloud_service.backends.backend import Backend, ModelCard, ModelSlot
 from cloud_service.config import CloudConfig, split_address
-from cloud_service.credentials import server_credentials
+from cloud_service.credentials import backend_credentials, server_credentials
 from cloud_service.dedupe import Dedupe
 from cloud_service.envelope import Envelope, load_master_key
 from cloud_service.errors import CloudServiceError
@@ -32,7 +33,6 @@ from cloud_service.identity import Identity
 from cloud_service.interceptors import (
     GuardInterceptor,
     RunningCalls,
-    identified,
     observed,
     timed,
     translated,
@@ -47,6 +47,8 @@ from cloud_service.servicers import (
 from cloud_service.sessions import SessionTable
 from cloud_service.state_store import StateStore, open_state
 from cloud_service.sync_servicer import SyncServicer
+from cloud_service.tenants import make_tenants
+from cloud_service.tokens import TokenVerifier
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 from protos.sync.v1 import sync_pb2, sync_pb2_grpc
@@ -77,6 +79,7 @@ class Endpoints:
     """Where the service can be reached; ``host:port`` each."""
 
     address: str
+    backend: str | None
     health: str | None
     metrics: str | None
 
@@ -107,14 +110,16 @@ class CloudServer:
         self.metrics = Metrics()
         self._config = config
         self._make_backend = make_backend
-        master_key = config.state.master_key or config.state.directory / "master.key"
-        envelope = Envelope(load_master_key(master_key))
+        master_key = load_master_key(config.state.master_key_path)
+        envelope = Envelope(master_key)
+        tenants = make_tenants(store, master_key, config)
         self._parts = ServiceParts(
             config=config,
             models=ModelSlot(),
             store=store,
             envelope=envelope,
             dedupe=Dedupe(store, envelope),
+            tenants=tenants,
             sessions=SessionTable(
                 max_sessions=config.limits.max_sessions,
                 max_per_tenant=config.limits.max_sessions_per_tenant,
@@ -123,6 +128,13 @@ class CloudServer:
             metrics=self.metrics,
         )
         self._releases = ReleaseService(config.releases)
+        self._access = Access(
+            store,
+            tenants,
+            TokenVerifier(config.tenants.token_keys),
+            self.metrics,
+            plaintext=LOOPBACK_IDENTITY if config.tls.insecure_loopback else None,
+        )
         self._calls = RunningCalls()
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -145,6 +157,7 @@ class CloudServer:
         if self._parts.store.is_sqlite:  # ours alone, so nobody is answering anything
             await self._parts.store.run(self._parts.dedupe.end_leases)
         address = self._open_main_port()
+        backend_address = self._open_backend_port()
         health_address = self._open_probe_port()
         metrics_address = self._open_metrics_port()
         await self._server.start()
@@ -158,7 +171,12 @@ class CloudServer:
         self._parts.models.fill(backend)
         await self._set_health(_SERVING)
         logger.info("serving model=%s", backend.card.name)
-        return Endpoints(address=address, health=health_address, metrics=metrics_address)
+        return Endpoints(
+            address=address,
+            backend=backend_address,
+            health=health_address,
+            metrics=metrics_address,
+        )
 
     async def drain(self) -> None:
         """Go away in good order; harmless when repeated."""
@@ -189,13 +207,13 @@ class CloudServer:
         logger.info("drained s=%.2f", seconds)
 
     def _make_server(self) -> grpc.aio.Server:
-        plaintext = LOOPBACK_IDENTITY if self._config.tls.insecure_loopback else None
         guards = (
             observed(self.metrics),
             translated(),
             self._calls.guard,
             timed(self.metrics),
-            identified(plaintext=plaintext),
+            self._access.identified,
+            self._access.metered,
         )
         server = grpc.aio.server(
             interceptors=[GuardInterceptor(guards, self.metrics)],
@@ -230,6 +248,19 @@ class CloudServer:
                 f"{listen}: the port cannot be opened; choose another with --listen"
             ) from error
         return _join(host, port)
+
+    def _open_backend_port(self) -> str | None:
+        listen = self._config.backend_listen
+        if listen is None:
+            return None
+        try:
+            credentials = backend_credentials(self._config.tls)
+            port = self._server.add_secure_port(listen, credentials)
+        except RuntimeError as error:
+            raise CloudServiceError(
+                f"{listen}: the port cannot be opened; choose another `backend_listen`"
+            ) from error
+        return _join(split_address(listen)[0], port)
 
     def _open_probe_port(self) -> str | None:
         listen = self._config.health_listen

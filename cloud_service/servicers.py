@@ -36,6 +36,7 @@ from cloud_service.request_checks import (
 from cloud_service.resume_token import ResumePoint, open_resume_token, seal_resume_token
 from cloud_service.sessions import SessionTable
 from cloud_service.state_store import StateStore
+from cloud_service.tenants import Tenants
 from protos.errors import InProgressError
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
@@ -61,6 +62,7 @@ class ServiceParts:
     store: StateStore
     envelope: Envelope
     dedupe: Dedupe
+    tenants: Tenants
     metrics: Metrics
     sessions: SessionTable
     interrupt: Interrupt = field(default_factory=Interrupt)  # answers are to be handed over
@@ -226,6 +228,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         metrics.tokens.labels(tenant, "cached").inc(usage.cached_tokens)
         metrics.tokens.labels(tenant, "output").inc(usage.output_tokens)
         metrics.cost_micro_usd.labels(tenant).inc(cost)
+        if (meter := current_call().meter) is not None:
+            meter.charge(usage.input_tokens + usage.output_tokens, time.monotonic())
         return inference_pb2.GenerateResponse(
             finished=inference_pb2.Finished(
                 reason=_REASONS[completed.reason],
@@ -252,9 +256,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> None:
         parts, content = self._parts, response.SerializeToString()
         expires = time.time() + ttl_s
-        is_ours = await parts.store.run(
-            lambda connection: parts.dedupe.complete(connection, attempt, content, expires=expires)
-        )
+        cost = response.finished.usage.cost_micro_usd
+
+        def complete(connection: sa.Connection) -> bool:
+            is_ours = parts.dedupe.complete(connection, attempt, content, expires=expires)
+            if is_ours:
+                parts.tenants.bill(connection, attempt.key.identity.tenant, cost)
+            return is_ours
+
+        is_ours = await parts.store.run(complete)
         if not is_ours:
             raise InProgressError(
                 "another call took this request over; ask again", retry_after_s=1.0

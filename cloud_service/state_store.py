@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.dialects import postgresql, sqlite
 
+from cloud_service.config import StateConfig
 from cloud_service.errors import StateStoreError
 from protos.errors import UnavailableError
 
@@ -61,6 +62,32 @@ OUTCOMES = sa.Table(
     sa.Column("task", sa.String(63), nullable=False),
     sa.Column("received", sa.Float, nullable=False),
     sa.Column("content", sa.LargeBinary, nullable=False),  # sealed
+)
+TENANTS = sa.Table(
+    "tenants",
+    METADATA,
+    sa.Column("tenant", _LABEL, primary_key=True),
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("concurrent_calls", sa.Integer, nullable=False),
+    sa.Column("requests_per_s", sa.Float, nullable=False),
+    sa.Column("tokens_per_minute", sa.Integer, nullable=False),
+    sa.Column("daily_micro_usd", sa.BigInteger, nullable=False),
+)
+API_KEYS = sa.Table(
+    "api_keys",
+    METADATA,
+    sa.Column("tenant", _LABEL, primary_key=True),
+    sa.Column("key_id", sa.String(12), primary_key=True, index=True),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False),  # the key itself is nowhere
+    sa.Column("created", sa.Float, nullable=False),
+)
+USAGE_DAYS = sa.Table(
+    "usage_days",
+    METADATA,
+    sa.Column("tenant", _LABEL, primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True),  # UTC, ISO 8601
+    sa.Column("micro_usd", sa.BigInteger, nullable=False),
 )
 
 
@@ -139,6 +166,13 @@ class StateStore:
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def state_url(config: StateConfig) -> str:
+    """SQLAlchemy's URL of the configured database."""
+    if config.url is not None:
+        return config.url.get_secret_value()
+    return f"sqlite:///{config.directory / 'state.sqlite3'}"
 
 
 @contextlib.contextmanager
