@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TICK_S = 10.0  # how often a trial's time and answers are counted
-HINT_JITTER_S = 60.0  # a fleet must not ask all at once
+HINT_JITTER_S = 60.0
 RETRY_HINTS_S = 60.0
 
 
@@ -55,6 +55,8 @@ class SyncWorker:
         agent: Switchable,
         *,
         stay: Stay,
+        tick_s: float = TICK_S,
+        jitter_s: float = HINT_JITTER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the device's own configuration, without any release laid over it.
@@ -63,12 +65,16 @@ class SyncWorker:
             config: As the file says.
             agent: What answers.
             stay: Its time with the release it answers with now.
+            tick_s: How often a trial is looked at.
+            jitter_s: A fleet must not ask all at once: the longest wait after a hint.
             clock: Seconds.
         """
         self._config = config
         self._agent = agent
         stay.is_counted = True
         self._running = stay.boot.release
+        self._tick_s = tick_s
+        self._jitter_s = jitter_s
         self._clock = clock
         self._stop = threading.Event()
         self._hinted = threading.Event()
@@ -96,7 +102,7 @@ class SyncWorker:
             logger.warning("releases are not followed: %s", error)
 
     def _follow(self, client: SyncClient) -> None:
-        due = self._clock() + random.uniform(0.0, min(HINT_JITTER_S, self._config.sync.poll_s))  # noqa: S311
+        due = self._clock() + random.uniform(0.0, min(self._jitter_s, self._config.sync.poll_s))  # noqa: S311
         seen, answers = self._clock(), self._agent.num_answers
         while not self._stop.is_set():
             now, count = self._clock(), self._agent.num_answers
@@ -111,9 +117,9 @@ class SyncWorker:
             except EdgeError as error:
                 logger.warning("sync: %s", error)
             seen, answers = now, count
-            if self._hinted.wait(TICK_S) and not self._stop.is_set():
+            if self._hinted.wait(self._tick_s) and not self._stop.is_set():
                 self._hinted.clear()
-                due = min(due, self._clock() + random.uniform(0.0, HINT_JITTER_S))  # noqa: S311
+                due = min(due, self._clock() + random.uniform(0.0, self._jitter_s))  # noqa: S311
 
     def _take_over(self, client: SyncClient) -> None:
         """Answer with what the journal says; a release that cannot be loaded goes back at once."""

@@ -13,7 +13,7 @@ from edge_agent.cli_sync import sync
 from edge_agent.errors import EdgeError
 from partition.console_script import run_script
 from partition.errors import PartitionError
-from tests.integration.test_sync_wire import Server
+from tests.sync_server import Server
 
 
 @pytest.fixture

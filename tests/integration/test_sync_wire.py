@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
-import threading
 import time
 
-import grpc
 import pytest
 
 from cloud_service.channels import set_channel
 from cloud_service.config import ReleasesConfig
 from cloud_service.fleet import Fleet
-from cloud_service.identity import Identity
-from cloud_service.interceptors import GuardInterceptor, identified, observed, translated
-from cloud_service.metrics import Metrics
-from cloud_service.release_service import ReleaseService, open_fleet_store
+from cloud_service.release_service import open_fleet_store
 from cloud_service.rollout import Policy
-from cloud_service.sync_servicer import SyncServicer
 from edge_agent.cloud_sync import GrpcSyncTransport
 from edge_agent.sync.client import SyncClient, SyncSettings
 from edge_agent.sync.transport import Reported
@@ -30,52 +23,11 @@ from protos.errors import (
     UnsupportedError,
 )
 from protos.request_id import new_request_id
-from protos.sync.v1 import sync_pb2_grpc
 from tests.release_simulator import Publisher
+from tests.sync_server import Server
 from tests.sync_simulators import SimulatedGate, no_waiting
 
 MODEL = bytes(range(256)) * 5000
-
-
-class Server:
-    """The sync service alone, in an event loop of its own thread; everybody is the same device of one tenant."""
-
-    def __init__(self, config, tenant="clinic"):
-        self._config = config
-        self._tenant = tenant
-        self._ready = threading.Event()
-        self._stop = None
-        self.releases = None
-        self.port = 0
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-
-    def __enter__(self):
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *_):
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
-
-    async def _serve(self):
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        metrics = Metrics()
-        self.releases = ReleaseService(self._config)
-        identity = Identity(tenant=self._tenant, device="ct-1")
-        guards = (observed(metrics), translated(), identified(plaintext=identity))
-        server = grpc.aio.server(interceptors=[GuardInterceptor(guards, metrics)])
-        sync_pb2_grpc.add_SyncServiceServicer_to_server(SyncServicer(self.releases), server)
-        self.port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        house = asyncio.create_task(self.releases.keep_house())
-        self._ready.set()
-        await self._stop.wait()
-        self.releases.end_watches()
-        await server.stop(1)
-        house.cancel()
-        await asyncio.gather(house, return_exceptions=True)
-        self.releases.close()
 
 
 @pytest.fixture
