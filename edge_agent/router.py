@@ -63,7 +63,7 @@ def decide(confidence: Confidence | None, policy: Policy, situation: Situation) 
         )
     return Decision(
         route=Route.QUEUED,
-        reason=f"{why_sure}, and {situation.why_no_cloud}: the better answer follows",
+        reason=f"{why_sure}, and {situation.why_no_cloud}: provisional, queued for a better answer",
     )
 
 

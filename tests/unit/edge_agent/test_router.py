@@ -29,7 +29,7 @@ CERTIFIED = Situation(threshold=Threshold(certificate="error at most 0.05", leas
         (None, Policy(), ONLINE, Route.CLOUD, "no local answer"),
         (SURE, Policy(may_stay_local=False), ONLINE, Route.CLOUD, "may_stay_local"),
         (SURE, Policy(allow_uncertified=False), ONLINE, Route.CLOUD, "allow_uncertified"),
-        (UNSURE, Policy(), OFFLINE, Route.QUEUED, "the better answer follows"),
+        (UNSURE, Policy(), OFFLINE, Route.QUEUED, "queued for a better answer"),
         (
             UNSURE,
             Policy(when_unreachable=WhenUnreachable.REFUSE),
