@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_agent.errors import RequestStoppedError
 from edge_agent.flow import LabelScore, LocalAnswer, Request
+from edge_agent.locked_stage import LockedStage
 from partition.task import Message, Task, TaskKind
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class LocalModel:
         import onnxruntime
 
         self._lock = threading.Lock()
+        self._is_closed = False
         self._stage = stage
         self._tokenizer = tokenizer
         self._generator = generator
@@ -132,11 +133,10 @@ class LocalModel:
                 return answer
             return self._write(prefill, task, request, on_text, cancel)
 
-    @contextmanager
-    def lent(self) -> Iterator[tuple[OnnxStage, Tokenizer]]:
-        """Lend stage and tokenizer to one drafter; nobody else answers meanwhile. Use a session of your own name."""
-        with self._lock:
-            yield self._stage, self._tokenizer
+    @property
+    def shared_stage(self) -> LockedStage:
+        """The model itself, for a drafter: locked for each call only, so that others answer while it waits."""
+        return LockedStage(self._stage, self._lock, is_open=lambda: not self._is_closed)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -146,6 +146,7 @@ class LocalModel:
     def close(self) -> None:
         """Free memory and threads, after the answer that is being written. A second call does nothing."""
         with self._lock:
+            self._is_closed = True
             self._stage.close()
 
     def _choose_label(self, prefill: Prefill, task: Task) -> LocalAnswer:

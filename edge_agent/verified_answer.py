@@ -84,6 +84,7 @@ class VerifiedAnswers:
         self._finish_locally = finish_locally
         self._clock = clock
         self._lock = threading.Lock()
+        self._drafting = threading.Lock()  # one cache for drafts, whatever waits for it
         self._card: CloudModel | None = None
 
     def why_not(self, model: LocalModel, options: GenerateOptions) -> str:
@@ -125,7 +126,8 @@ class VerifiedAnswers:
         """
         card = self._cloud_model()
         messages = anonymized.task.render(anonymized.messages)
-        with model.lent() as (stage, tokenizer):
+        stage, tokenizer = model.shared_stage, model.tokenizer
+        with self._drafting:
             prompt = tokenizer.encode(tokenizer.chat.render(messages), with_specials=True)
             rule = SamplingRule(
                 temperature=options.temperature,

@@ -277,3 +277,52 @@ def test_the_plan_decides_whether_to_verify_and_learns_from_frames(
 def test_a_profile_without_a_cloud_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--cloud"):
         make_verify_route(None, profile_of(tmp_path / "p.json", cloud=None))  # type: ignore[arg-type]
+
+
+def test_others_use_the_model_while_a_draft_is_being_verified(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
+    answered: list[int] = []
+
+    def on_text(piece: str) -> None:  # in the middle of an answer, from the thread that drafts
+        if not answered:
+            worker = threading.Thread(target=use)
+            worker.start()
+            worker.join(20)
+
+    def use() -> None:
+        stage = pair.model.shared_stage
+        stage.extend("other", np.array([5, 6], np.int32), base_len=0)
+        answered.append(stage.length("other"))
+        stage.forget("other")
+
+    with pair.serve(OPTIONS) as server:
+        answers = VerifiedAnswers(client(server), costs=COSTS)
+        assert answers.answer(pair.model, make_anonymized(), OPTIONS, on_text=on_text).is_whole
+    assert answered == [2]
+
+
+def test_a_model_that_was_exchanged_leaves_the_request_to_the_cloud(
+    pair: Pair,
+    client,
+    tmp_path: Path,  # type: ignore[no-untyped-def]
+) -> None:
+    other = LocalModel.open(
+        make_folder(tmp_path / "small", seed=1, head_dim=16),
+        threads=1,
+        max_memory_mb=None,
+        context_tokens=512,
+        cache_dir=tmp_path,
+        precision=Precision.FLOAT32,
+    )
+    with pair.serve(OPTIONS) as server:
+        one = route(client(server))
+        found = one.try_answer(
+            other,
+            make_anonymized(),
+            OPTIONS,
+            deadline_s=60.0,
+            on_text=lambda piece: other.close(),
+            cancel=threading.Event(),
+            on_sent=lambda count: None,
+        )
+    assert isinstance(found, str)
+    assert pair.whole(OPTIONS).startswith(found)
