@@ -86,7 +86,8 @@ class QuantizedRows:
         """Multiply out, ``(rows, columns) float32``."""
         rows, columns = self.codes.shape
         grouped = self.codes.reshape(rows, columns // self.group, self.group)
-        values = grouped * self.scales[:, :, None]
+        values = grouped.astype(np.float32)
+        values *= self.scales[:, :, None]
         if self.offsets is not None:
             values += self.offsets[:, :, None]
         return values.reshape(rows, columns)

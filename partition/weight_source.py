@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,16 +117,35 @@ def load_state(source: WeightSource) -> Iterator[tuple[str, npt.NDArray[np.float
         yield name, source.float32(name)
 
 
-def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a weights file, or of the sorted names and contents of a folder's model files, as hexadecimal digits."""
+def file_fingerprint(path: Path, cache_dir: Path | None = None) -> str:
+    """SHA-256 of a weights file, or of the names and contents of a folder's model files, as hexadecimal digits.
+
+    Args:
+        path: The file or folder.
+        cache_dir: Remembers digests by path, size and time of change, so that a start does not read the whole file;
+            None: read it.
+
+    Raises:
+        ModelFileError: A file cannot be read.
+        OSError: The cache folder cannot be written.
+    """
+    members = [path] if path.is_file() else sorted(path.glob("*"))
+    members = [one for one in members if one == path or one.suffix in (".safetensors", ".json")]
+    stats = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in members]
+    memo = (cache_dir or Path()) / "digests" / hashlib.sha256(repr(stats).encode()).hexdigest()
+    if cache_dir is not None and memo.is_file():
+        return memo.read_text(encoding="ascii")
     digest = hashlib.sha256()
-    if path.is_file():
-        _digest_file(path, digest)
-        return digest.hexdigest()
-    for member in sorted(path.glob("*")):
-        if member.suffix in (".safetensors", ".json"):
+    for member in members:
+        if member != path:
             digest.update(member.name.encode() + b"\0")
-            _digest_file(member, digest)
+        _digest_file(member, digest)
+    if cache_dir is None:
+        return digest.hexdigest()
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    written = memo.with_suffix(f".{os.getpid()}")
+    written.write_text(digest.hexdigest(), encoding="ascii")
+    written.replace(memo)
     return digest.hexdigest()
 
 

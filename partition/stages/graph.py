@@ -108,6 +108,7 @@ class _StageGraph:
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._known: set[str] = set()
+        self._loaded: dict[str, Floats] = {}
         self._observed: list[onnx.ValueInfoProto] = []
 
     def build(self) -> onnx.ModelProto:
@@ -259,9 +260,13 @@ class _StageGraph:
         )
 
     def _factors(self, point: Point, layer: int, modules: Sequence[str]) -> Floats | None:
-        if self._precision is Precision.FLOAT32:
+        if self._precision is Precision.FLOAT32 or not self._smoothing.knows(point, layer):
             return None
-        return self._smoothing.factors(point, layer, self._stacked(modules))
+        parts = [self._load(module) for module in modules]
+        self._loaded.update(zip(modules, parts, strict=True))  # to be multiplied soon
+        return self._smoothing.factors(
+            point, layer, parts[0] if len(parts) == 1 else np.concatenate(parts)
+        )
 
     def _see(self, point: Point, layer: int, values: str) -> None:
         """Put out the largest magnitude of each channel."""
@@ -282,7 +287,7 @@ class _StageGraph:
         multiplied back: the massive activations of a first token then spoil no other position. What rounding left over is
         quantised again with a step 254 times smaller, where ``is_fine``, as more rows of the same product: 16 bits of
         activation for one reading of the weights. It is worth its time where outliers are worst: at the values of a first
-        token, which every later one reads, and at the gated product (mean KL 0.03 without, 0.01 with).
+        token, which every later one reads, and at the gated product (mean KL of a 135M model 0.023 without, 0.010 with).
         """
         if self._precision is Precision.FLOAT32:
             return _Input(x, "", is_fine=False)
@@ -299,10 +304,9 @@ class _StageGraph:
         fine_step = self._constant("fine_step", np.array(1 / (127 * _FINER), np.float32))
         finer = self._constant("finer", np.array(1 / _FINER, np.float32))
         fine_codes = self._node("QuantizeLinear", [rest, fine_step, zero])
-        fine_scale = self._node("Mul", [scale, finer])
         return _Input(
             self._node("Concat", [codes, fine_codes], axis=-2),
-            self._node("Concat", [scale, fine_scale], axis=-2),
+            self._node("Concat", [scale, self._node("Mul", [scale, finer])], axis=-2),
             is_fine=True,
         )
 
@@ -338,34 +342,40 @@ class _StageGraph:
     def _int8_product(self, name: str, weight: Floats, x: _Input, output: str) -> None:
         scales = np.maximum(np.abs(weight).max(axis=1), np.float32(1e-12)) / np.float32(127)
         weight /= scales[:, None]
-        np.rint(weight, out=weight)
+        codes = np.rint(weight, out=weight).astype(np.int8)
         inputs = [
             x.codes,
-            self._constant(f"{name}.int8", weight.T.astype(np.int8, order="C")),
-            # The kernel multiplies by a scale for each row in one thread; a node of its own takes all of them.
-            x.scale if x.is_fine else self._constant("one", np.array(1, np.float32)),
+            self._constant(f"{name}.int8", np.ascontiguousarray(codes.T)),
+            # The kernel would multiply by a scale for each row in one thread; a node of its own takes all of them.
+            self._constant("one", np.array(1, np.float32)),
             self._constant(f"{name}.scales", scales / np.float32(127)),
             self._constant("zero", np.array(128, np.uint8)),
         ]
-        both = self._node("MatMulIntegerToFloat", inputs, domain=_CONTRIB)
+        unscaled = self._node("MatMulIntegerToFloat", inputs, domain=_CONTRIB)
         if not x.is_fine:
-            self._node("Mul", [both, x.scale], [output])
+            self._node("Mul", [unscaled, x.scale], [output])
             return
-        coarse, fine = self._nodes_of("Split", [both], ("coarse", "fine"), axis=-2, num_outputs=2)
+        scaled = self._node("Mul", [unscaled, x.scale])
+        coarse, fine = self._nodes_of("Split", [scaled], ("coarse", "fine"), axis=-2, num_outputs=2)
         self._node("Add", [coarse, fine], [output])
 
     def _stacked(self, modules: Sequence[str]) -> Floats:
-        parts = [self._source.float32(f"{module}.weight") for module in modules]
+        parts = [self._load(module) for module in modules]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def _load(self, module: str) -> Floats:
+        loaded = self._loaded.pop(module, None)
+        return self._source.float32(f"{module}.weight") if loaded is None else loaded
+
     def _rotary(self, layer: int) -> tuple[str, str]:
-        frequencies = np.array(self._spec.rotary_frequencies(layer))
         suffix = "local" if self._spec.is_sliding(layer) else "global"
-        angles = np.arange(self._context_tokens)[:, None] * frequencies[None, :]
-        return (
-            self._constant(f"cosines_{suffix}", np.cos(angles).astype(np.float32)),
-            self._constant(f"sines_{suffix}", np.sin(angles).astype(np.float32)),
-        )
+        names = f"cosines_{suffix}", f"sines_{suffix}"
+        if names[0] not in self._known:
+            frequencies = np.array(self._spec.rotary_frequencies(layer))
+            angles = np.arange(self._context_tokens)[:, None] * frequencies[None, :]
+            self._constant(names[0], np.cos(angles).astype(np.float32))
+            self._constant(names[1], np.sin(angles).astype(np.float32))
+        return names
 
     def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
         if name in self._known:

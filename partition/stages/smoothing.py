@@ -45,6 +45,10 @@ class Smoothing:
 
     largest: Mapping[str, Floats]
 
+    def knows(self, point: Point, layer: int) -> bool:
+        """Whether anything was seen at a point."""
+        return point_name(point, layer) in self.largest
+
     def factors(self, point: Point, layer: int, weight: Floats) -> Floats | None:
         """What to divide the activations of a point by, and multiply the columns of its weights with.
 

@@ -22,7 +22,7 @@ from partition.weight_source import WeightSource, file_fingerprint
 
 logger = logging.getLogger(__name__)
 
-_BUILDER_VERSION: Final = 4  # raise it whenever the graph of the same weights changes
+_BUILDER_VERSION: Final = 6  # raise it whenever the graph of the same weights changes
 _MAX_CONTEXT_TOKENS: Final = 32_768  # the longest rotary tables that a graph carries
 
 
@@ -54,7 +54,10 @@ def build_stage_files(
         ModelFileError: A weight is missing or wrong, or the cache folder cannot be written.
     """
     context_tokens = min(source.spec.context_tokens, _MAX_CONTEXT_TOKENS)
-    weights_sha256 = file_fingerprint(source.path)
+    try:
+        weights_sha256 = file_fingerprint(source.path, cache_dir)
+    except OSError as error:
+        raise _unwritable(cache_dir, error) from error
     recipe = {
         "weights": weights_sha256,
         "start": stage.start,
@@ -79,10 +82,14 @@ def build_stage_files(
                     smoothing = survey_channels(source, cache_dir, weights_sha256)
                 _build(source, stage, precision, smoothing, files)
     except OSError as error:
-        raise ModelFileError(
-            f"{parent}: the stage cannot be written ({error.strerror}); free some space or choose another cache folder"
-        ) from error
+        raise _unwritable(cache_dir, error) from error
     return files
+
+
+def _unwritable(cache_dir: Path, error: OSError) -> ModelFileError:
+    return ModelFileError(
+        f"{cache_dir}: the stage cannot be written ({error.strerror}); free some space or choose another cache folder"
+    )
 
 
 def _build(
