@@ -6,10 +6,10 @@ answer = agent.ask("Findings: ...", task="cxr-triage")
 
 from __future__ import annotations
 
-import itertools
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from edge_agent.cancellation import Cancellation
 from edge_agent.errors import InputError
-from edge_agent.flow import Answer, Request
+from edge_agent.flow import Answer, Request, Route
 from edge_agent.journey import Journey, OnText, Parts
 from edge_agent.sync.running import Stay, begin, sync_folder
 from edge_agent.sync.switch import Switch
@@ -55,8 +55,8 @@ class EdgeAgent:
     def __init__(self, parts: Parts, *, stay: Stay | None = None) -> None:
         self.stay = stay  # with the release that the configuration led to
         self._switch = Switch(parts)
-        self._num_answers = itertools.count()
-        self._answered = 0
+        self._counting = threading.Lock()
+        self._routes: Counter[Route] = Counter()
 
     @classmethod
     def from_config(cls, path: str | Path | None = None, **flags: Any) -> Self:
@@ -96,7 +96,7 @@ class EdgeAgent:
             self._parts.cloud.close()
         self._parts.model.close()
         if self.stay is not None:
-            self.stay.end(self._answered)
+            self.stay.end(self.num_answers)
             self.stay = None
 
     @property
@@ -106,7 +106,14 @@ class EdgeAgent:
     @property
     def num_answers(self) -> int:
         """Answers so far."""
-        return self._answered
+        return self._routes.total()
+
+    @property
+    def route_shares(self) -> tuple[tuple[str, float], ...]:
+        """The share of each route in the answers so far; all that the cloud learns about them."""
+        with self._counting:
+            total = self._routes.total()
+            return tuple((route.value, number / total) for route, number in self._routes.items())
 
     def switch_to(self, config: EdgeConfig) -> None:
         """Answer with another model, other tasks and other certificates from now on.
@@ -179,7 +186,8 @@ class EdgeAgent:
         except Exception:
             self.metrics.failed(self._task_label(request.task))
             raise
-        self._answered = next(self._num_answers) + 1
+        with self._counting:
+            self._routes[answer.route] += 1
         self.metrics.answered(request.task, answer)
         logger.info(
             "request %s: %s, task %s, %d identifiers replaced, %d bytes sent, %.0f ms",

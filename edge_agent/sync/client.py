@@ -130,6 +130,8 @@ class SyncClient:
         )
         self.reports = ReportQueue(self.journal, transport)
         self._last_gate = GateVerdict(passed=True)
+        # What the agent that serves beside this client has to say about its answers.
+        self.route_shares: Callable[[], tuple[tuple[str, float], ...]] = lambda: ()
 
     def close(self) -> None:
         """Close the journal."""
@@ -383,6 +385,7 @@ class SyncClient:
                 error_kind=error_kind,
                 latency_p50_ms=self._last_gate.p50_ms,
                 latency_p95_ms=self._last_gate.p95_ms,
+                route_shares=self.route_shares(),
                 free_disk_bytes=shutil.disk_usage(self.store.folder).free,
                 hardware_class=self._settings.hardware_class,
             )

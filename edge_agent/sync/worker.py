@@ -37,6 +37,11 @@ class Switchable(Protocol):
         """Answers so far."""
         ...
 
+    @property
+    def route_shares(self) -> tuple[tuple[str, float], ...]:
+        """The share of each route in them."""
+        ...
+
     def switch_to(self, config: EdgeConfig) -> None:
         """Load what the configuration names and answer with it from now on.
 
@@ -102,6 +107,7 @@ class SyncWorker:
             logger.warning("releases are not followed: %s", error)
 
     def _follow(self, client: SyncClient) -> None:
+        client.route_shares = lambda: self._agent.route_shares
         due = self._clock() + random.uniform(0.0, min(self._jitter_s, self._config.sync.poll_s))  # noqa: S311
         seen, answers = self._clock(), self._agent.num_answers
         while not self._stop.is_set():

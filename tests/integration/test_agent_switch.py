@@ -5,11 +5,14 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from cloud_service.channels import set_channel
 from cloud_service.config import ReleasesConfig
+from cloud_service.fleet_tables import DEVICES
+from cloud_service.release_service import open_fleet_store
 from edge_agent import EdgeAgent
 from edge_agent.config import EdgeConfig
 from edge_agent.sync.boot import Boot
@@ -111,6 +114,7 @@ class SwitchableAgent:
     def __init__(self):
         self.models = []
         self.num_answers = 0
+        self.route_shares = (("LOCAL", 0.75), ("CLOUD", 0.25))
 
     def switch_to(self, config):
         self.models.append(Path(config.model.name).read_bytes())
@@ -156,3 +160,7 @@ def test_worker_follows_the_channel_by_hints(publisher, tmp_path):
         finally:
             worker.close()
     assert stay.is_counted
+    store = open_fleet_store(publisher.folder)
+    rows = store.run_here(lambda connection: connection.execute(sa.select(DEVICES)).all())
+    assert [row.cloud_share for row in rows] == [0.25]
+    store.close()
