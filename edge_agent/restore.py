@@ -80,6 +80,8 @@ class StreamRestorer:
     def __init__(self, vault: Vault, *, escape: Callable[[str], str] | None = None) -> None:
         self._vault = vault
         self._escape = escape
+        self._literals = vault.literals()
+        self._form = _with_literals(self._literals)
         self._held = ""
         self._before = (
             ""  # the last character before what is held: the border of a form without brackets
@@ -90,7 +92,7 @@ class StreamRestorer:
         """Text that no later piece can change; at most 24 characters are held back."""
         text = self._before + self._held + piece
         start = len(self._before)
-        cut = _open_position(text, start)
+        cut = _open_position(text, start, self._literals)
         return self._release(text, start, cut)
 
     def finish(self) -> str:
@@ -101,7 +103,7 @@ class StreamRestorer:
     def _release(self, text: str, start: int, cut: int) -> str:
         out: list[str] = []
         position = start
-        for match in _FORM.finditer(text, start, cut):
+        for match in self._form.finditer(text, start, cut):
             out.append(text[position : match.start()])
             out.append(self._replacement(match.group()))
             position = match.end()
@@ -113,7 +115,10 @@ class StreamRestorer:
 
     def _replacement(self, form: str) -> str:
         parts = _PARTS.search(form)
-        assert parts is not None
+        if parts is None:  # a shifted date
+            original = self._vault.original(form)
+            assert original is not None
+            return original if self._escape is None else self._escape(original)
         entity, letter = parts["entity"].upper(), parts["letter"].lower()
         original = self._vault.original(f"[{entity}_{parts['number']}{letter}]")
         if original is None:
@@ -190,12 +195,26 @@ class ArgumentsRestorer:
         return rest
 
 
-def _open_position(text: str, start: int) -> int:
+def _open_position(text: str, start: int, literals: tuple[str, ...]) -> int:
     """Where the longest suffix begins that could become (more of) a form; ``len(text)`` when none could."""
     for position in range(max(start, len(text) - _MAX_HELD), len(text)):
         if _UNFINISHED.match(text, position):
             return position
+        if literals and not text[position - 1 : position].isalnum():
+            suffix = text[position:]
+            if any(literal.startswith(suffix) for literal in literals):
+                return position
     return len(text)
+
+
+def _with_literals(literals: tuple[str, ...]) -> re.Pattern[str]:
+    """The accepted forms, and shifted dates exactly as they left."""
+    if not literals:
+        return _FORM
+    dates = "|".join(map(re.escape, sorted(literals, key=len, reverse=True)))
+    return re.compile(
+        rf"{_FORM.pattern}|(?<![^\W_])(?-i:{dates})(?![^\W_])", re.IGNORECASE | re.ASCII
+    )
 
 
 def _json_inside(value: str) -> str:

@@ -56,6 +56,18 @@ class Vault:
             raise VaultError("a surrogate would stand for two values; send the request again")
         self._entities[surrogate] = entity
 
+    def put_literal(self, shifted: str, original: str) -> bool:
+        """Keep a shifted date, which stands in the text without brackets; False when it stands for another date already."""
+        if self._wiped or self._originals.get(shifted, original) != original:
+            return False
+        self._originals[shifted] = original
+        self._entities[shifted] = Entity.DATE
+        return True
+
+    def literals(self) -> tuple[str, ...]:
+        """The shifted dates, which are restored only where they come back exactly."""
+        return tuple(surrogate for surrogate in self._originals if not surrogate.startswith("["))
+
     def original(self, surrogate: str) -> str | None:
         """What an exact surrogate stands for; None when it is not of this request."""
         return self._originals.get(surrogate)

@@ -11,11 +11,12 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from edge_agent.anonymize import anonymized as sealed
 from edge_agent.anonymize.alignment import MatchText, align
 from edge_agent.anonymize.anonymized import Anonymized
+from edge_agent.anonymize.date_shift import DateShift
 from edge_agent.anonymize.known_values import find_known
 from edge_agent.anonymize.language import LANGUAGES, detect
 from edge_agent.anonymize.merge import merge
@@ -138,6 +139,7 @@ class Anonymizer:
                 known=(*prepared.known, *prepared.request.known),
                 language=prepared.request.language,
                 book=book,
+                dates=prepared.task.policy.dates,
             )
         except BaseException:
             vault.wipe()
@@ -165,6 +167,7 @@ class Anonymizer:
         known: tuple[KnownValue, ...] = (),
         language: str | None = None,
         book: SurrogateBook | None = None,
+        dates: Literal["token", "shift"] = "token",
     ) -> Outcome:
         """Replace the identifiers of some texts that belong together.
 
@@ -179,7 +182,7 @@ class Anonymizer:
         book = book or SurrogateBook(secrets.token_bytes(_KEY_BYTES))
 
         def work(stage: Callable[[str], None]) -> Outcome:
-            return self._replace(texts, vault, known, language, book, stage)
+            return self._replace(texts, vault, known, language, book, dates, stage)
 
         return self._watchdog.run(work, size)
 
@@ -190,6 +193,7 @@ class Anonymizer:
         known: tuple[KnownValue, ...],
         language: str | None,
         book: SurrogateBook,
+        dates: Literal["token", "shift"],
         stage: Callable[[str], None],
     ) -> Outcome:
         stage("align")
@@ -205,9 +209,11 @@ class Anonymizer:
         stage("residual")
         inputs = self._without_residue(documents, merged, known, stage)
         stage("splice")
-        spliced = []
-        for text, spans in zip(texts, inputs, strict=True):
-            spliced.append(splice(text, spans, book, vault))
+        shift = DateShift.of(book.key, day_first=languages[0] == "pt") if dates == "shift" else None
+        spliced = [
+            splice(text, spans, book, vault, shift)
+            for text, spans in zip(texts, inputs, strict=True)
+        ]
         for (text, _), original in zip(spliced, texts, strict=True):
             if not restores(text, original, vault):
                 raise RecognizerFailedError("splice")
@@ -238,8 +244,7 @@ class Anonymizer:
         spans += find_birth_years(document, this_year=self._today().year)
         stage("ner")
         for language in languages:
-            for head in self._heads[language]:
-                spans += veto(head.find(document), document)
+            spans += veto([head.find(document) for head in self._heads[language]], document)
         size = len(document.text)
         if any(not 0 <= span.start < span.end <= size for span in spans):
             raise RecognizerFailedError("offsets")

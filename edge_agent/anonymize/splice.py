@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_agent.anonymize.alignment import MatchText
+from edge_agent.anonymize.date_shift import DateShift
 from edge_agent.anonymize.span import Span, Step
 from edge_agent.anonymize.surrogates import SurrogateBook
 from edge_agent.flow import Entity
@@ -57,15 +58,24 @@ def mask(original: str, spans: list[Span]) -> str:
 
 
 def splice(
-    original: str, spans: list[Span], book: SurrogateBook, vault: Vault
+    original: str,
+    spans: list[Span],
+    book: SurrogateBook,
+    vault: Vault,
+    shift: DateShift | None = None,
 ) -> tuple[str, tuple[Replacement, ...]]:
-    """Replace every span by its surrogate."""
+    """Replace every span by its surrogate, or a date by a shifted one."""
     spans = _unambiguous(original, spans)
     pieces: list[str] = []
     replacements: list[Replacement] = []
     position = 0
     for span in spans:
-        surrogate = book.surrogate(span.entity, original[span.start : span.end], vault)
+        value = original[span.start : span.end]
+        moved = shift.shifted(value) if shift and span.entity is Entity.DATE else None
+        if moved is not None and vault.put_literal(moved, value):
+            surrogate = moved
+        else:
+            surrogate = book.surrogate(span.entity, value, vault)
         pieces.append(original[position : span.start])
         pieces.append(surrogate)
         replacements.append(Replacement(span.start, span.end, span.entity, surrogate))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from edge_agent.anonymize.alignment import MatchText
 from edge_agent.anonymize.lexicon import (
@@ -31,19 +31,88 @@ _MEDICAL_BEFORE = re.compile(
 _CATALOGUE = re.compile(
     r"(?:lot|lote|batch|ref|cat|catalog|model|modelo|version|software|firmware|build)(?: no)?[ .:#]{0,3}$"
 )
+_MAX_ABBREVIATION = 4
+_REACH = 60  # characters before a span that tell how its writer uses capitals
+# Endings of terms and participles that few names share; asked only of a lone word at the start of a sentence.
+_ENDING = re.compile(
+    r"(?:osis|itis|emia|aemia|oma|omas|pathy|plasty|ectomy|otomy|ostomy|graphy|gram|scopy|logy|scopic|genic|lytic|tomy|algia|uria|rrhea|plegia|trophy|ular|onal|ural|inal|inum|eural|ior|ically|ally|wise|ures|ures|sions?|tions?|ments?|ness|ities|ity|ated|ized|ised|ating|izing|eous|ious|"
+    r"acoes|acao|mente|idade|ico|ica|grafia|patia|ose|ite|iase)$"
+)
 _CHINESE_TERMS = read_words("chinese_terms")
 _DEPARTMENT = re.compile(r"[\u4e00-\u9fff]{1,6}(?:科|室|中心|部|组|病区)$")
 
 
-def veto(spans: Iterable[Span], document: MatchText) -> Iterator[Span]:
-    """Spans of the model that survive, trimmed; the others unchanged."""
-    for span in spans:
-        if span.step is not Step.NER:
-            yield span
-            continue
-        trimmed = _trimmed(span, document)
-        if trimmed is not None and not _is_medical(trimmed, document):
-            yield trimmed
+def veto(found: Sequence[Sequence[Span]], document: MatchText) -> Iterator[Span]:
+    """What survives of the models' spans, trimmed.
+
+    Args:
+        found: The spans of each model; what two of them call a person, place or organisation is doubted less.
+        document: The text.
+    """
+    for index, spans in enumerate(found):
+        others = [span for other, more in enumerate(found) if other != index for span in more]
+        for span in spans:
+            if span.step is not Step.NER:
+                yield span
+                continue
+            trimmed = _trimmed(span, document)
+            if trimmed is None or _is_medical(trimmed, document):
+                continue
+            agreed = any(span.overlaps(other) and other.entity is span.entity for other in others)
+            if agreed or not _is_plain(trimmed, document):
+                yield trimmed
+
+
+def _is_plain(span: Span, document: MatchText) -> bool:
+    """Whether the letters' case or an ending says that these are ordinary words."""
+    if span.entity not in (Entity.PERSON, Entity.LOCATION, Entity.ORGANIZATION):
+        return False
+    value = document.text[span.start : span.end]
+    letters = [c for c in value if c.isalpha()]
+    if not any(c.isascii() for c in letters):
+        return False
+    if (
+        document.text[span.end : span.end + 1].isalnum()
+        or document.text[span.end : span.end + 1] == "="
+    ):
+        return True  # a part of a token, or a key
+    around = _line_without_speaker(document.text, span.start)
+    mixed = any(c.isupper() for c in around) and any(c.islower() for c in around)
+    words = [w for w in re.split(r"[\s,-]+", value) if any(c.isalpha() for c in w)]
+    before = around[max(0, around.find(value) - _REACH) : max(0, around.find(value))]
+    if mixed and not any(c.isupper() for c in value) and any(c.isupper() for c in before):
+        return True  # small letters where capitals are known
+    if mixed and value.isupper() and len(letters) <= _MAX_ABBREVIATION and "." not in value:
+        return True
+    if span.entity is Entity.ORGANIZATION and (
+        len(words) < 2
+        or any(w.isupper() and len(w) < 6 for w in words)
+        or any(c.isdigit() for c in value)
+    ):
+        return True
+    capitals = [w for w in words if w[0].isupper()]
+    if (
+        mixed
+        and len(capitals) == 1
+        and len(words) <= 2
+        and _starts_sentence(document.text, span.start)
+    ):
+        word = capitals[0].lower().strip(".'")
+        return (len(words) == 2 and words[1].islower()) or _ENDING.search(word) is not None
+    return False
+
+
+def _line_without_speaker(text: str, position: int) -> str:
+    start = text.rfind("\n", 0, position) + 1
+    end = text.find("\n", position)
+    line = text[start : end if end >= 0 else len(text)]
+    speaker = re.match(r"[^:\n]{1,30}: ", line)
+    return line[speaker.end() :] if speaker and start + speaker.end() <= position else line
+
+
+def _starts_sentence(text: str, position: int) -> bool:
+    before = text[:position].rstrip(" ")
+    return not before or before[-1] in ".:;\n!?)"
 
 
 def _trimmed(span: Span, document: MatchText) -> Span | None:
@@ -119,6 +188,10 @@ def _is_medical(span: Span, document: MatchText) -> bool:
     words = [word.strip(".'") for word in re.findall(r"[^\s,;/()-]+", value)]
     if span.entity in (Entity.PERSON, Entity.LOCATION, Entity.ORGANIZATION):
         letters = sum(c.isalpha() for c in value)
+        if set(value) <= set("x*_# ,."):
+            return True  # blotted out already
+        if re.fullmatch(r"[\d.,/ -]+ ?[a-z%]{1,6}\.?", value):
+            return True
         if letters < 2:
             return True
         if (
@@ -135,7 +208,9 @@ def _is_medical(span: Span, document: MatchText) -> bool:
             return True
         if _MEDICAL_BEFORE.search(folded, max(0, span.start - 24), span.start):
             return True
-        if span.entity is Entity.LOCATION and all(w in KEPT_PLACES for w in words):
+        if span.entity is Entity.LOCATION and (
+            all(w in KEPT_PLACES for w in words) or len(value) == 2
+        ):
             return True
         known = [
             w
@@ -177,6 +252,8 @@ def _is_medical(span: Span, document: MatchText) -> bool:
 def _date_like(value: str, folded: str, span: Span) -> bool:
     """A pair of small numbers that the model takes for a date; ratios and scores are its usual error."""
     if value.count(".") > 2 or value.startswith("1.2.840"):
+        return False
+    if re.fullmatch(r"\d{1,2}-\d{1,2}", value.strip()):
         return False
     pair = re.fullmatch(r"(\d{1,2})/(\d{1,2})", value.strip())
     if pair is None:

@@ -37,7 +37,7 @@ _COMPACT = re.compile(
 _NAMED = re.compile(
     rf"{_B}(?:"
     rf"(?:{_MONTH}) ?(?:the )?{_DAY}{_ORDINAL}(?:(?: ?, ?| )(?:of )?{_YEAR}| ?, ?{_SHORT_YEAR})?(?![0-9:/%]|\.\d|-\d| ?(?:mg|ml|mcg|%))"  # March 5, 2024
-    rf"|{_DAY}{_ORDINAL} ?(?:(?:day )?of |de |/|-|\.)? ?(?:{_MONTH})(?:(?: ?, ?| de | do | of | ?/ ?|-|\.| ){_YEAR}|(?:/|-| ){_SHORT_YEAR}(?![a-z0-9:.]))?(?![a-z])"  # 5 de março de 2024, 05-MAR-24
+    rf"|{_DAY}{_ORDINAL} ?(?:(?:day )?of |de |/|-|\.(?! ))? ?(?:{_MONTH})(?:(?: ?, ?| de | do | of | ?/ ?|-|\.| ){_YEAR}|(?:/|-| ){_SHORT_YEAR}(?![a-z0-9:.]))?(?![a-z])"  # 5 de março de 2024, 05-MAR-24
     rf"|{_YEAR}[- ](?:{_MONTH})[- ]{_DAY}"
     rf"|{_DAY}(?:{_MONTH})(?:{_YEAR}|\d\d)(?![0-9])"  # 05MAR2024
     rf"|(?:{_MONTH})(?: of | de | do |, ?|[ /-]){_YEAR}(?![0-9])"  # March 2024

@@ -22,7 +22,7 @@ _GAP = re.compile(
 )
 _TAB_GAP = re.compile(r" {2,40}|\s?\n(?=\S)")
 _CODE = re.compile(r"[A-Za-z0-9\u4e00-\u9fff](?:[A-Za-z0-9./_+·-]*[A-Za-z0-9])?")
-_GROUPS = re.compile(r"(?: \d{1,7}(?![\d.,/:]))+")
+_GROUPS = re.compile(r"(?: \d{1,7}(?![\d/:]|[.,]\d))+")
 _PLATE = re.compile(r"[A-Za-z\u4e00-\u9fff0-9]{1,4}[ ·-]?[A-Za-z0-9]{1,5}(?:[ -][A-Za-z0-9]{1,4})?")
 _WORD_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._$\\-]*[A-Za-z0-9$]")
 _FIELD = re.compile(
@@ -52,7 +52,7 @@ _WEAK_NAME_LABELS = parse_labels(
     """to|from|cc|de|para|family|given|display|name|pt|md|rn|pa|np|contact|subject|att|issuer|mother|father|mae|pai|patient|paciente|driver|caller|operator|author"""
 )
 _NAME_WITHOUT_SEPARATOR = parse_labels(
-    """patient|pt|patient name|name|signed by|electronically signed by|dictated by|transcribed by|reported by|read
+    """vitima|agendamento|ass|patient|pt|patient name|name|signed by|electronically signed by|dictated by|transcribed by|reported by|read
     by|interpreted by|reviewed by|verified by|approved by|performed by|ordered by|requested by|referred by|seen
     by|spoke with|signed|driver|engineer|guarantor|subscriber|participant|recipient|paciente|pcte|assinado
     por|assinado eletronicamente por|laudado por|digitado por|realizado por|revisado por|liberado por|solicitado
@@ -61,6 +61,12 @@ _NAME_WITHOUT_SEPARATOR = parse_labels(
     social|radiologista|cirurgiao|anestesista|solicitante|residente|surgeon|technologist|nurse|resident|midwife|cnm|rn|emt|crna|attn|field
      engineer|service engineer|social
     worker|interpreter|witness|caller|provider|radiologist|assistant|claimant|beneficiary|insured|client|employee"""
+)
+# What stands behind these is a person in lower case too.
+_BY = parse_labels(
+    """signed by|electronically signed by|dictated by|transcribed by|reported by|read by|interpreted by|verified by|
+    performed by|requested by|referred by|attn|realizado por|assinado por|assinado eletronicamente por|laudado por|digitado por|
+    revisado por|liberado por|solicitado por|encaminhado por|conferido por|ass|driver|vitima"""
 )
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 
@@ -165,7 +171,9 @@ def _name(document: MatchText, kind: Kind, key: str, start: int, separated: bool
     ).match(document.folded, start)
     position = titled.end() if titled and titled.end() < len(text) else start
     lower_text = text[position : position + 1].islower()
-    if separated:
+    if not separated and lower_text and key in _BY:
+        end = read_name(document, position, strict=False, max_tokens=4)
+    elif separated:
         end = read_name(document, position, strict=not lower_text, wraps=True)
         if lower_text and key in _WEAK_NAME_LABELS and end > position:
             # "to: be seen" and "patient: stable" are running text; a name fills its field.

@@ -12,6 +12,7 @@ TOKEN = re.compile(
     rf"[{LATIN}](?:[{LATIN}]|['^=](?=[{LATIN}一-鿿])|-(?=[{LATIN}]))*\.?(?=(?P<rest>[^{LATIN}0-9]|$))"
 )
 _INITIALS = re.compile(r"(?:[A-Z]\.){2,3}(?![A-Za-z])")
+_PORTUGUESE_SUFFIXES = frozenset(("filho", "neto", "junior", "sobrinho", "bisneto"))
 _SUFFIXES = frozenset(["jr", "jr.", "sr", "sr.", "ii", "iii", "iv", "v"])
 _MAX_TOKENS = 6
 _MAX_ABBREVIATION = 4
@@ -52,11 +53,20 @@ def read_name(
         if count and word in _SUFFIXES and text[index - 1] == " ":
             end = match.end()
             break
+        if count and word in _PORTUGUESE_SUFFIXES and token[0].isupper() and text[index - 1] == " ":
+            end = match.end() - token.endswith(".")
+            break
         if not particle and not _may_be_name(word, token, count):
             break
         if strict and not particle and not token[0].isupper():
             break
-        if particle and count == 0 and strict and not token[0].isupper():
+        if (
+            particle
+            and count == 0
+            and strict
+            and not token[0].isupper()
+            and not _capital_follows(text, match.end())
+        ):
             break
         stops = token.endswith(".") and len(word) > 2  # the full stop of a sentence
         index = match.end()
@@ -90,6 +100,17 @@ def read_name(
         else:
             break
     return end
+
+
+def _capital_follows(text: str, position: int) -> bool:
+    """``da Luz, Gabrielly``: a surname may begin with a particle."""
+    following = TOKEN.match(text, position + 1)
+    return (
+        text[position : position + 1] == " "
+        and following is not None
+        and following.group()[0].isupper()
+        and text[following.end() : following.end() + 1] in (",", "^")
+    )
 
 
 def _may_be_name(word: str, token: str, count: int) -> bool:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
+from edge_agent.anonymize.lexicon import STOP
 from edge_agent.anonymize.span import Span
 from edge_agent.flow import Entity
 
@@ -45,6 +46,40 @@ _MAC = re.compile(
 )
 _TITLE_BEFORE_ADDRESS = re.compile(
     r"(?<![A-Za-z0-9_-])([A-Z][A-Z0-9_-]{2,15})(?= ?[(\[/]? ?\d{1,3}(?:\.\d{1,3}){3}(?![\d.]))"
+)
+_NETWORK_WORDS = frozenset(
+    (
+        "ip",
+        "ipv4",
+        "host",
+        "server",
+        "servidor",
+        "gateway",
+        "addr",
+        "address",
+        "dns",
+        "dhcp",
+        "vpn",
+        "lan",
+        "wan",
+        "tcp",
+        "udp",
+        "http",
+        "ping",
+        "node",
+        "port",
+        "router",
+        "switch",
+        "proxy",
+        "src",
+        "dst",
+        "info",
+        "warn",
+        "error",
+        "debug",
+        "endereco",
+        "rede",
+    )
 )
 _TITLE_AT_HOST = re.compile(
     r"(?<![a-z0-9._-])([a-z0-9][a-z0-9_ -]{0,14}[a-z0-9])@(?=\d{1,3}(?:\.\d{1,3}){3})"
@@ -109,6 +144,8 @@ def find_hardware(document: MatchText) -> Iterator[Span]:
             if any(c.isdigit() for c in match.group()):
                 yield Span(match.start(), match.end(), Entity.ID)
     for match in _TITLE_BEFORE_ADDRESS.finditer(document.text):
+        if match[1].lower() in STOP or match[1].lower() in _NETWORK_WORDS:
+            continue
         yield Span(match.start(1), match.end(1), Entity.ID)
     if "@" in text:
         for match in _TITLE_AT_HOST.finditer(text):

@@ -58,7 +58,7 @@ _COMPOUND = re.compile(
 _DOTTED = re.compile(r"(?<![a-z0-9.,/_-])\d{1,3}(?:\.\d{3}){2,4}[-/]?\d{0,2}(?![a-z0-9.,/_-])")
 _ACRONYM = re.compile(r"(?:covid|sars|icd|iso|hla|ca|cd|il|hpv|vb|b|t|l|c|s|th|pet|ct|mr|mri|us|bi|pi|ti|li|lung|rads|snomed|loinc|cpt|nct|pmid|doi|tnf|hba|ph|po|spo|fio|sao|pao|paco|omnipaque|isovue|visipaque|ultravist|iopamiro|gp|nyha|asa|fev|grade|stage|kernel|version|ver|rev|sw|model|br|qc)-?\d", re.IGNORECASE)  # fmt: skip
 _CATALOGUE = re.compile(
-    r"(?:lot|lote|batch|ref|catalog(?:ue)?|cat|gtin|ean|upc|icd(?:-?10)?|snomed|loinc|cpt|nct|pmid|pmc|doi|iso|din|model|modelo|version|versao|software|firmware|批号|型号|版本)(?: ?(?:no|nr|number|code))?[ .:#=(-]{0,4}$"
+    r"(?:lot|lote|batch|ref|catalog(?:ue)?|cat|gtin|ean|upc|icd(?:-?10)?|snomed|loinc|cpt|nct|pmid|pmc|doi|iso|din|model|modelo|version|versao|software|firmware|批号|型号|版本)(?: ?(?:no|nr|number|code))?[ .:=(-]{0,4}$"
 )
 _YEARS = re.compile(r"(?:18|19|20)\d\d[-/](?:18|19|20)?\d\d")
 
@@ -102,6 +102,7 @@ def find_record_numbers(document: MatchText) -> Iterator[Span]:
         digits = sum(c.isdigit() for c in value)
         if (
             digits >= 4
+            and not value.startswith("0x")
             and not (digits <= 5 and _ACRONYM.match(value))
             and not _is_quantity(text, match)
         ):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
-from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, STOP
+from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, PARTICLES, STOP, TITLES
 from edge_agent.anonymize.recognizers.names import LATIN, TOKEN, read_name
 from edge_agent.anonymize.span import Span
 from edge_agent.flow import Entity
@@ -39,16 +39,59 @@ _TITLE_NEEDS_CAPITAL = frozenset(
     ]
 )
 _RELATION = re.compile(
-    r"(?<![a-z])(?:mother|father|mom|mum|dad|son|daughter|wife|husband|spouse|partner|brother|sister|niece|nephew|aunt|uncle|cousin|grandmother|grandfather|grandson|granddaughter|friend|neighbor|neighbour|fiancee?|girlfriend|boyfriend|guardian|caregiver|roommate|stepmother|stepfather|"
+    r"(?<![a-z])(?:mother|father|mom|mum|dad|son|daughter|wife|husband|spouse|partner|brother|sister|niece|nephew|aunt|uncle|cousin|grandmother|grandfather|grandson|granddaughter|friend|neighbor|neighbour|fiancee?|girlfriend|boyfriend|guardian|caregiver|roommate|baby (?:boy|girl)|infant|twin|stepmother|stepfather|"
     r"mae|pai|filh[oa]|espos[oa]|marido|irma|irmao|sobrinh[oa]|ti[oa]|prim[oa]|av[oó]|net[oa]|amig[oa]|vizinh[oa]|cuidador[a]?|acompanhante|noiv[oa]|namorad[oa]|companheir[oa]|cunhad[oa])"
     r"(?:,? (?:is|named|called|d[aeo]|chamad[oa]))?[ ,:(\n]{1,2}"
 )
 _GREETING = re.compile(
-    r"(?:^|(?<=\n)|(?<=\. )|(?<=: ))(?:dear|hi|hello|hey|good (?:morning|afternoon|evening)|thanks|thank you|regards|cheers|best|prezad[oa]|car[oa]|ola|oi|bom dia|boa tarde|boa noite|obrigad[oa]|abracos|att|atenciosamente)(?: again)?[ ,]{1,2}"
+    r"(?:^|(?<=\n)|(?<=\. )|(?<=: ))(?:reminder:|lembrete:|attention:|message:|dear|hi|hello|hey|good (?:morning|afternoon|evening)|thanks|thank you|regards|cheers|best|prezad[oa]|car[oa]|ola|oi|bom dia|boa tarde|boa noite|obrigad[oa]|abracos|att|atenciosamente)(?: again)?[ ,]{1,2}"
 )
 _INTRODUCED = re.compile(
-    r"(?<![a-z])(?:my name is|this is|i am|i'm|name is|should read|not read|named|called|a\.?k\.?a\.?|also known as|goes by|nee|maiden name|discussed with|spoke with|spoke to|discussed w/|d/w|seen by|signed by|reported by|referred by|read back by|per|meu nome e|aqui e(?: [oa])?|sou [oa]?|chama-se|falei com|fala com|quem fala e|por|deve ler-se|leia-se|comunicado a[o]?|informado a[o]?)[ :\"]{1,2}"
+    r"(?<![a-z])(?:my name is|this is|i am|i'm|name is|should read|not read|named|called|a\.?k\.?a\.?|also known as|goes by|nee|maiden name|discussed with|spoke with|spoke to|discussed w/|d/w|spoke w/|seen by|signed by|reported by|referred by|read back by|it's|meu nome e|aqui e(?: [oa])?|sou [oa]?|chama-se|falei com|fala com|quem fala e|deve ler-se|leia-se|comunicado a[o]?|informado a[o]?)[ :\"]{1,2}"
 )
+_STUDY_OF = re.compile(
+    r"(?<![a-z])(?:exames?|laudo|resultado|consulta|tomografia|ressonancia|ultrassonografia|obstetrica|radiografia|mamografia|biopsia|encaminhamento|imagens|alta|visita|prontuario|caso|avaliacao|acompanhamento|guarda|ficha|receita|cirurgia|"
+    r"images|scans?|films|study|studies|mri|ct|x-ray|report|results?|chart|appointment|letter|referral|follow-up|care|check|evaluation|history|handoff|handover|sign-?out|consent|records?|labs|pictures)"
+    r"(?: [a-z]+)? (?:d[aeo]|of|for|on)[ \n]"
+)
+_BED = re.compile(r"(?<![a-z])(?:bed|room|rm|leito|quarto|cama) ?\d{1,4}[a-z]? ?[:-] ?")
+_FOR = re.compile(r"(?<![a-z])for[ \n](?=[A-Z])", re.IGNORECASE)
+_SUBJECT_LINE = re.compile(
+    r"(?:^|(?<=\n))(?:subject|assunto|re|ref): ?(?:[a-z-]+ ){0,3}(?:for|of|on|de|da|do) ([a-z][a-z' ,.-]{3,40})(?=\n|$)"
+)
+_COLUMN = re.compile(rf"(?<=  )[{LATIN}'-]{{2,}}, [{LATIN}'-]{{2,}}(?: [{LATIN}]\.?)?(?=  |\n|$)")
+_INITIAL = re.compile(
+    rf"(?:^|(?<=[\n:;,(.-])|(?<=[\n:;,(.-] )|(?<=by )|(?<=and ))[A-ZÀ-Þ]\. ?(?:[A-ZÀ-Þ]\. ?)?[A-ZÀ-Þ][{LATIN}]+(?:[-'][{LATIN}]+)*"
+)
+_SPECIES = frozenset(
+    [
+        "coli",
+        "difficile",
+        "aureus",
+        "pylori",
+        "pneumoniae",
+        "faecalis",
+        "faecium",
+        "albicans",
+        "cereus",
+        "influenzae",
+        "jejuni",
+        "epidermidis",
+        "tuberculosis",
+    ]
+)
+_OPENING = re.compile(
+    rf"(?:^|(?<=\n))([A-ZÀ-Þ][a-zà-ÿ'-]+ (?:[A-Z]\. )?[A-ZÀ-Þ][{LATIN}'-]+)(?= (?:may|will|is|was|has|had|presents?|presented|returns?|returned|underwent|reports?|denies|states|tolerated|seen|arrived|called|complains|evolui|refere|nega|foi|deu|esta)(?![a-z]))"
+)
+_CLOSING = re.compile(r"(?<=[.)!?] )([A-Za-z]{2,3})(?=\s*$)")
+_SUBJECT = re.compile(
+    r"(?<![A-Za-z])(?i:patient|pt|pct|pcte|paciente|subject|participant|participante|proband|probando|donor)[ :]{1,2}((?:[A-Z]\.){2,3}|[A-Z]{2,3}(?=[.,;)]|$|\n| [a-z])|[a-z]{2,3}(?=, ?\d))"
+)
+_AGE_BEHIND = re.compile(
+    r",? ?\(?(?:age |aged |de )?\d{1,3}(?: ?(?:anos|years?|yrs?|y\.?/?o|yo[mf]?|ans|months?|meses|semanas)(?![a-z])| ?[maf](?=[,.;) ]|$))| g\d{1,2} ?p\d{1,2}(?![a-z0-9])"
+)
+_SEGMENT = re.compile(r"[:;\n(|\]\[/\"]|(?<=[a-z]{3})\. |, ")
+_REACH = 60  # characters before an age in which the name may begin
 _CREDENTIAL = re.compile(
     rf"((?:[A-ZÀ-Þ][{LATIN}'.-]*[ \n]){{1,3}}[A-ZÀ-Þ][{LATIN}'-]+)(?:, ?| )(?:M\.?D\.?|D\.?O\.?|R\.?N\.?|N\.?P\.?|PA(?:-C)?|CNM|CRNA|LPN|CNA|MSW|LCSW|Ph\.?D\.?|PharmD|RPh|DPT|BSN|APRN|FACS|FRCR|FRCS|MRCP|DDS|DMD|MBBS|RT|RDMS)(?![{LATIN}])"
 )
@@ -70,7 +113,7 @@ def find_persons(document: MatchText) -> Iterator[Span]:
         start = match.start(1)
         while start < match.end(1):
             word = folded[start : match.end(1)].split()[0].strip(".,")
-            if word not in STOP and word not in MEDICAL:
+            if len(word) == 1 or (word not in STOP and word not in MEDICAL):
                 break
             start += len(text[start : match.end(1)].split()[0]) + 1
         if start < match.end(1):
@@ -88,6 +131,94 @@ def find_persons(document: MatchText) -> Iterator[Span]:
             if not re.fullmatch(r"10\^.*|[a-z]\^.?", folded[start:end]):
                 yield Span(start, end, Entity.PERSON)
     yield from _speakers(document)
+    yield from _before_age(document)
+    yield from _placed(document)
+    for match in _SUBJECT.finditer(text):
+        if folded[match.start(1) : match.end(1)] not in STOP | MEDICAL:
+            yield Span(match.start(1), match.end(1), Entity.PERSON)
+
+
+def _placed(document: MatchText) -> Iterator[Span]:
+    """Names by where they stand: a bed, a subject line, a column, the first or last words of a note."""
+    text, folded = document.text, document.folded
+    for match in _BED.finditer(folded):
+        end = read_name(document, match.end(), strict=True)
+        if end > match.end() and folded[match.end() : end] not in MEDICAL:
+            yield Span(match.end(), end, Entity.PERSON)
+    for match in _FOR.finditer(text):
+        end = read_name(document, match.end(), strict=True, wraps=True)
+        words = folded[match.end() : end].split()
+        if (
+            len(words) > 1
+            and words[0].strip(",.") not in MEDICAL
+            and any(c.islower() for c in text[match.end() : end])
+            and text[end : end + 2].strip(" ")[:1] in ("", ",", "(", ":", ";", ".", "\n", "<")
+        ):
+            yield Span(match.end(), end, Entity.PERSON)
+    for match in _SUBJECT_LINE.finditer(folded):
+        words = [w.strip(",.") for w in match[1].split()]
+        if 2 <= len(words) <= 5 and not any(
+            (w in STOP and w not in COMMON_NAMES and len(w) > 1 and w not in PARTICLES)
+            or w in MEDICAL
+            for w in words
+        ):
+            yield Span(match.start(1), match.end(1), Entity.PERSON)
+    for pattern in (_COLUMN, _INITIAL, _OPENING):
+        for match in pattern.finditer(text):
+            start, end = match.span(1) if pattern is _OPENING else match.span()
+            words = [w.strip(",.") for w in folded[start:end].split()]
+            if not any(
+                (w in STOP and w not in COMMON_NAMES and len(w) > 1)
+                or w in _SPECIES
+                or (w in MEDICAL and pattern is not _INITIAL)
+                for w in words
+            ):
+                yield Span(start, end, Entity.PERSON)
+    if match := _CLOSING.search(text):
+        value = match[1]
+        upper = any(c.islower() for c in text)
+        if folded[match.start(1) : match.end(1)] not in STOP | MEDICAL | TITLES and (
+            value.isupper() if upper and any(c.isupper() for c in text) else True
+        ):
+            yield Span(match.start(1), match.end(1), Entity.PERSON)
+
+
+def _before_age(document: MatchText) -> Iterator[Span]:
+    """``geriatria: thomas siqueira, 96 anos``: who has an age is a person, in any case of letters."""
+    text, folded = document.text, document.folded
+    for match in _AGE_BEHIND.finditer(folded):
+        floor = max(0, match.start() - _REACH)
+        for border in _SEGMENT.finditer(folded, floor, match.start()):
+            floor = border.end()
+        tokens = list(TOKEN.finditer(text, floor, match.start()))
+        start, count = match.start(), 0
+        for token in reversed(tokens):
+            word = folded[token.start() : token.end()].rstrip(".")
+            gap = text[token.end() : start]
+            if (
+                gap.strip(" ")
+                or (
+                    word in STOP
+                    and word not in COMMON_NAMES
+                    and len(word) > 1
+                    and word not in PARTICLES
+                )
+                or word in TITLES
+                or (word in MEDICAL and count == 0)
+            ):
+                break
+            if word in PARTICLES and count == 0:
+                break
+            start = token.start()
+            count += word not in PARTICLES
+        while start < match.start() and folded[start : match.start()].split(" ")[0] in PARTICLES:
+            start += len(folded[start : match.start()].split(" ")[0]) + 1
+        capital = text[start : start + 1].isupper()
+        if (
+            count >= 2
+            or (count == 1 and capital and any(c.islower() for c in text[start : match.start()]))
+        ) and count <= 6:
+            yield Span(start, match.start(), Entity.PERSON)
 
 
 def _titled(document: MatchText) -> Iterator[Span]:
@@ -128,21 +259,18 @@ def _titled(document: MatchText) -> Iterator[Span]:
 def _announced(document: MatchText) -> Iterator[Span]:
     text, folded = document.text, document.folded
     upper = not any(c.islower() for c in text)
-    for pattern in (_RELATION, _GREETING, _INTRODUCED):
+    for pattern in (_RELATION, _GREETING, _INTRODUCED, _STUDY_OF):
         for match in pattern.finditer(folded):
             position = match.end()
             token = TOKEN.match(text, position)
-            if (
-                token is None
-                or not token.group()[0].isupper()
-                or (upper and pattern is not _GREETING)
-                or (token.group().isupper() and len(token.group()) > 2 and not upper)
-            ):
+            if token is None:
                 continue
-            if (
-                folded[position : token.end()].rstrip(".") in COMMON_NAMES
-                and pattern is _INTRODUCED
-                and match.group().startswith(("per", "por"))
+            if not token.group()[0].isupper():
+                if pattern is _GREETING and _is_greeted(document, position, token.end()):
+                    yield Span(position, token.end(), Entity.PERSON)
+                continue
+            if (upper and pattern is not _GREETING) or (
+                token.group().isupper() and len(token.group()) > 2 and not upper
             ):
                 continue
             end = read_name(
@@ -152,8 +280,22 @@ def _announced(document: MatchText) -> Iterator[Span]:
                 comma=pattern is not _GREETING,
                 wraps=pattern is _RELATION,
             )
+            if pattern is _STUDY_OF and (
+                " " not in text[position:end]
+                or folded[position:end].split()[0].strip(".,") in COMMON_NAMES
+            ):
+                continue  # "images of Morison's pouch"
             if end > position:
                 yield Span(position, end, Entity.PERSON)
+
+
+def _is_greeted(document: MatchText, start: int, end: int) -> bool:
+    """``bom dia, thomas``: a word that is no other, up to the end of its phrase."""
+    word = document.folded[start:end]
+    follows = document.text[end : end + 1]
+    return (
+        follows in ("", ",", "\n", "!", ".", "?") and len(word) > 2 and word not in STOP | MEDICAL
+    )
 
 
 def _speakers(document: MatchText) -> Iterator[Span]:

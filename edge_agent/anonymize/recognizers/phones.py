@@ -12,7 +12,7 @@ from edge_agent.flow import Entity
 
 _SEP = r"[ .\-/]{0,2}"
 _S1 = r"[ .\-/]"
-_BEFORE, _AFTER = r"(?<![\d+])(?<!\d[.,/-])(?<![a-z]-)", r"(?!\d|[.,/-]\d)"
+_BEFORE, _AFTER = r"(?<![\d+])(?<!\d[./-])(?<![a-z]-)", r"(?!\d|[.,/-]\d)"
 _NANP = rf"(?:\+?1{_SEP})?(?:\([2-9]\d\d\){_SEP}\d{{3}}{_S1}?\d{{4}}|[2-9]\d\d{_S1}[ ]?\d{{3}}{_S1}\d{{4}})"
 _BRAZIL = rf"(?:\+?55{_SEP})?(?:\(0?\d\d\){_SEP}(?:9[ .]?)?\d{{4}}{_S1}?\d{{4}}|0?[1-9]\d[ .-](?:9[ .]?)?\d{{4}}{_S1}\d{{4}}|9[ .]?\d{{4}}-\d{{4}}|[2-5]\d{{3}}-\d{{4}})"
 _TOLL = rf"0?[3-9]00{_S1}\d{{3}}{_S1}?\d{{4}}|400{_S1}?\d{{3,4}}{_S1}?\d{{3,4}}"
@@ -33,8 +33,9 @@ _WITH_CONTEXT = re.compile(
 )
 _EXTENSION = re.compile(
     r"(?:(?<![a-z])(?:ext(?:ension|n|en)?|pager|page|paged|beeper|bleep(?:ed)?|ramal|intercom|bip|voip)|分机号?|转|内线|短号|(?<=\d{4} )x|(?<=\d{4})x|(?<![a-z0-9.])x(?=\d{4}(?!\d)))"
-    r"(?:[ .:#=]|no\.|number|is|to|号|为|是){0,4}(\d[\d-]{1,7})(?![\d.]|-\d| ?(?:mm|cm|mg|ml|weeks|days))"
+    r"(?:[ .:#=]|no\.|number|is|to|号|为|是){0,4}(\d[\d-]{1,7})(?!\d|[.-]\d| ?(?:mm|cm|mg|ml|weeks|days))"
 )
+_BEFORE_PAGER = re.compile(r"(?<![\d./-])(\d{3,7}) (?:pager|beeper|bip)(?![a-z])")
 _YEAR_RANGE = re.compile(r"(?:19|20)\d\d-(?:19|20)\d\d")
 
 
@@ -58,5 +59,7 @@ def find_phones(document: MatchText) -> Iterator[Span]:
         digits = sum(c.isdigit() for c in match[1])
         if digits >= 7 or (digits >= 5 and not follows_unit(text, match.end())):
             yield Span(match.start(1), match.end(1), Entity.PHONE)
+    for match in _BEFORE_PAGER.finditer(text):
+        yield Span(match.start(1), match.end(1), Entity.PHONE)
     for match in _EXTENSION.finditer(text):
         yield Span(match.start(1), match.start(1) + len(match[1].rstrip("-")), Entity.PHONE)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
-from edge_agent.anonymize.lexicon import COMMON_NAMES, KEPT_PLACES, MEDICAL, STOP
+from edge_agent.anonymize.lexicon import COMMON_NAMES, KEPT_PLACES, MEDICAL, PARTICLES, STOP
 from edge_agent.anonymize.recognizers.quantities import follows_unit
 from edge_agent.anonymize.recognizers.trie import trie
 from edge_agent.anonymize.span import Span
@@ -47,6 +47,16 @@ _STATE_LOWER = re.compile(rf"(?<=, )(?:{trie(_ABBREVIATIONS.lower().split('|'))}
 _TOWN_BEFORE = re.compile(rf"(?:{_WORD} ){{0,3}}{_WORD}(?=,? $)")
 _TOWN_BEFORE_LOWER = re.compile(r"(?:(?<=[ ,])[a-z'.-]{3,} )?(?<=[ ,])[a-z'.-]{3,}(?=, $)")
 _REACH = 48  # characters before a state in which its town may begin
+_TOWN_BEFORE_CODE = re.compile(
+    r"((?:[A-ZÀ-Þ][a-zà-ÿ'-]+[ -]){0,2}[A-ZÀ-Þ][a-zà-ÿ'-]+),? (?:[A-Z]{2} )?$"
+)
+_QUARTERS = frozenset(
+    ("centro", "jardim", "vila", "casa", "boa", "alta", "parque", "grande", "area")
+)
+_QUARTER_BEFORE = re.compile(rf", ((?:{_WORD} (?:d[aeo]s? )?){{0,3}}{_WORD})(?:, ?| ?- ?)$")
+_PAIR_PT = re.compile(
+    rf"(?<![A-Za-z])(?:[Ee]m|[Nn][oa]) ((?:{_WORD} (?:d[aeo]s? )?){{0,2}}{_WORD}), ((?:{_WORD} (?:d[aeo]s? )?){{0,2}}{_WORD})(?=[.;\n]|$)"
+)
 _UF_AFTER = re.compile(rf"(?: ?/ ?| - | ?– ?|-|, | \()(?:{_UF})(?![A-Za-z0-9_-])")
 _TOWN_BEFORE_UF = re.compile(rf"(?:{_WORD} (?:(?:[Dd][AEOaeo][Ss]?|e) )?){{0,3}}{_WORD}$")
 _STREET_PT = re.compile(
@@ -98,11 +108,7 @@ def find_streets(document: MatchText) -> Iterator[Span]:
     folded, text = document.flat, document.text
     for match in _STREET.finditer(folded):
         words = [word.strip(".,'") for word in match[2].split()]
-        if (
-            follows_unit(folded, match.end(1))
-            and len(words) > 1
-            and words[0] in ("mm", "cm", "mg", "ml", "m", "g")
-        ):
+        if follows_unit(folded, match.end(1)):
             continue
         if any(
             word in STOP or word in MEDICAL
@@ -121,8 +127,11 @@ def find_streets(document: MatchText) -> Iterator[Span]:
         for match in pattern.finditer(folded):
             yield Span(match.start(), match.end(), Entity.LOCATION)
     for match in _STREET_PT.finditer(folded):
-        first = match[1].split()[0].strip(".,")
-        proper = text[match.start(1)].isupper() or text[match.start(1)].isdigit()
+        inner = [w for w in re.finditer(r"\S+", match[1]) if w.group().strip(".,") not in PARTICLES]
+        if not inner:
+            continue
+        first = inner[0].group().strip(".,")
+        proper = text[match.start(1) + inner[0].start()].isupper() or first[0].isdigit()
         if (first in STOP and not proper) or (
             not proper
             and not folded.startswith(
@@ -185,6 +194,11 @@ def find_postcodes(document: MatchText) -> Iterator[Span]:
             yield Span(match.start(), match.end(), Entity.LOCATION)
     for match in _FOREIGN.finditer(document.text):
         yield Span(match.start(), match.end(), Entity.LOCATION)
+        town = _TOWN_BEFORE_CODE.search(
+            document.text, max(0, match.start() - _REACH), match.start()
+        )
+        if town and not any(w in STOP for w in town[1].lower().split()):
+            yield Span(town.start(1), town.end(1), Entity.LOCATION)
     for match in _CN_POST.finditer(document.folded):
         yield Span(match.start(1), match.end(1), Entity.LOCATION)
 
@@ -223,6 +237,22 @@ def find_towns(document: MatchText) -> Iterator[Span]:
         start = _skip_stop_words(folded, before.start(), before.end())
         if before.end() - start >= 4 and not folded[start : before.end()].startswith(_COUNCILS):
             yield Span(start, before.end(), Entity.LOCATION)
+        quarter = _QUARTER_BEFORE.search(flat, max(0, start - _REACH), start)
+        if quarter and not any(
+            w in STOP
+            for w in folded[quarter.start(1) : quarter.end(1)].split()
+            if w not in _QUARTERS
+        ):
+            yield Span(quarter.start(1), quarter.end(1), Entity.LOCATION)
+    for match in _PAIR_PT.finditer(flat):
+        for group in (1, 2):
+            words = folded[match.start(group) : match.end(group)].split()
+            if not any(
+                (w in STOP and w not in _QUARTERS) or w in MEDICAL
+                for w in words
+                if w not in PARTICLES
+            ):
+                yield Span(match.start(group), match.end(group), Entity.LOCATION)
     for match in _QUARTER.finditer(folded):
         end_match = _FIELD_END.search(text, match.end())
         assert end_match is not None
