@@ -1,0 +1,147 @@
+"""What 8 bits cost: perplexity, KL and top-1 agreement against the float32 stage of the same weights, on real texts; label agreement.
+
+A text is read as the user's turn of a chat, and only its own tokens count: the turn's frame is the same in all texts, and
+counting it once for each would let a few positions decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+
+from benchmarks._model_outputs import read_examples
+from benchmarks.line import Line, Options
+from partition.sampling import log_softmax
+from partition.stages.onnx_stage import OnnxStage
+from partition.stages.stage_range import Precision
+from partition.task import Message, Role, load_task
+from partition.tokenizer import Tokenizer
+from partition.weight_source import open_weights
+from partition.weights import ModelStore
+
+MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
+REFERENCE = "float32 of the same weights"
+_CONTEXT_TOKENS = 2048
+_TASK = Path(__file__).parent.parent / "edge_agent" / "tasks" / "cxr-triage.toml"
+
+
+def run(options: Options) -> Iterator[Line]:
+    """Measure both models, or with ``--quick`` the small one on few texts."""
+    for name in MODELS[:1] if options.quick else MODELS:
+        model = ModelStore().get(name)
+        fine, coarse = (_open(model, precision) for precision in Precision)
+        tokenizer = Tokenizer.open(model)
+        for data, count in (("cxr", 12), ("headlines", 24)):
+            texts = [example.text for example in read_examples(options.data / data / "dev.jsonl")]
+            texts = texts[: count // 3 if options.quick else count]
+            tally = _Tally()
+            for text in texts:
+                ids, first = _turn(tokenizer, text)
+                tally.add(
+                    _log_probabilities(fine, ids), _log_probabilities(coarse, ids), ids, first
+                )
+            yield from tally.lines(f"{data} {name}")
+        yield _labels(name, tokenizer, fine, coarse, options)
+        fine.close()
+        coarse.close()
+
+
+@dataclass
+class _Tally:
+    divergences: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    agreements: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    loss_reference: float = 0.0
+    loss: float = 0.0
+    num_losses: int = 0
+
+    def add(
+        self,
+        reference: npt.NDArray[np.float64],
+        ours: npt.NDArray[np.float64],
+        ids: npt.NDArray[np.int32],
+        first: int,
+    ) -> None:
+        """Add one text; both are ``(positions, vocab_size)``."""
+        reference, ours, next_ids = reference[first:-1], ours[first:-1], ids[first + 1 :]
+        self.divergences.append((np.exp(reference) * (reference - ours)).sum(-1))
+        self.agreements.append(reference.argmax(-1) == ours.argmax(-1))
+        rows = np.arange(len(next_ids))
+        self.loss_reference -= float(reference[rows, next_ids].sum())
+        self.loss -= float(ours[rows, next_ids].sum())
+        self.num_losses += len(rows)
+
+    def lines(self, case: str) -> Iterator[Line]:
+        divergence = np.concatenate(self.divergences)
+        runs = len(divergence)
+        yield Line(case=f"mean KL {case}", ours=float(divergence.mean()), unit="nats", runs=runs)
+        agreement = float(np.concatenate(self.agreements).mean())
+        yield Line(case=f"top-1 agreement {case}", ours=agreement, unit="share", runs=runs)
+        yield Line(
+            case=f"perplexity {case}",
+            ours=math.exp(self.loss / self.num_losses),
+            theirs=math.exp(self.loss_reference / self.num_losses),
+            unit="",
+            runs=runs,
+            peer=REFERENCE,
+            less_is_better=True,
+        )
+
+
+def _labels(
+    name: str, tokenizer: Tokenizer, fine: OnnxStage, coarse: OnnxStage, options: Options
+) -> Line:
+    """How often both choose the same label of the triage task, by the first token that differs."""
+    task = load_task(_TASK)
+    firsts = [tokenizer.encode(label)[0] for label in task.labels]
+    examples = read_examples(options.data / "cxr" / "dev.jsonl")[: 12 if options.quick else 60]
+    same = 0
+    for example in examples:
+        messages = task.render((Message(role=Role.USER, text=example.text),))
+        ids = np.array(tokenizer.encode(tokenizer.chat.render(messages)), np.int32)
+        choices = []
+        for stage in (fine, coarse):
+            stage.forget("labels")
+            logits = stage.extend("labels", ids, base_len=0).logits
+            assert logits is not None
+            choices.append(int(np.argmax(logits[0, firsts])))
+        same += choices[0] == choices[1]
+    return Line(
+        case=f"same label cxr-triage {name}",
+        ours=same / len(examples),
+        unit="share",
+        runs=len(examples),
+    )
+
+
+def _open(model: Path, precision: Precision) -> OnnxStage:
+    return OnnxStage.open(
+        open_weights(model),
+        precision=precision,
+        threads=2,
+        context_tokens=_CONTEXT_TOKENS,
+        cache_dir=platformdirs.user_cache_path("tandem") / "stages",
+    )
+
+
+def _turn(tokenizer: Tokenizer, text: str) -> tuple[npt.NDArray[np.int32], int]:
+    """Ids of a chat turn, and the position before the text's first own token."""
+    prompts = [
+        tokenizer.encode(tokenizer.chat.render((Message(role=Role.USER, text=one),)))
+        for one in (text, "")
+    ]
+    whole, frame = (np.array(prompt, np.int32) for prompt in prompts)
+    length = min(len(whole), len(frame))
+    differences = np.flatnonzero(whole[:length] != frame[:length])
+    return whole, max(0, int(differences[0]) - 1)
+
+
+def _log_probabilities(stage: OnnxStage, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    stage.forget("text")
+    logits = stage.extend("text", ids, base_len=0, rows=np.arange(len(ids))).logits
+    return log_softmax(logits)

@@ -1,0 +1,128 @@
+"""The local model on a tiny folder model: labels, streams, limits, threads."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+
+from edge_agent.errors import RequestStoppedError
+from edge_agent.flow import LocalAnswer, Request
+from edge_agent.local_model import LocalModel
+from partition.errors import ContextLengthError, MemoryLimitError, ModelFileError
+from partition.task import Message, Role, Task, TaskKind
+from tests.tiny_models import VOCAB_SIZE, write_tiny_model
+
+SORT = Task(
+    name="sort", kind=TaskKind.CLASSIFY, labels=("w4 w8", "w4 w9", "w23"), template="w1 {text} w2"
+)
+WRITE = Task(name="write", kind=TaskKind.GENERATE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("local") / "model"
+    write_tiny_model("qwen2", folder)
+    words = {f"w{index}": index for index in range(VOCAB_SIZE)}
+    tokenizer = HFTokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def open_model(folder: Path, max_memory_mb: int | None = None) -> LocalModel:
+    return LocalModel.open(
+        folder,
+        threads=1,
+        max_memory_mb=max_memory_mb,
+        context_tokens=100,
+        cache_dir=folder.parent / "cache",
+    )
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Iterator[LocalModel]:
+    model = open_model(folder)
+    yield model
+    model.close()
+
+
+def ask(model: LocalModel, task: Task, text: str, **settings: object) -> LocalAnswer:
+    on_text = settings.pop("on_text", None)
+    cancel = settings.pop("cancel", None)
+    request = Request(id="r", task=task.name, text=text, **settings)
+    messages = task.render((Message(role=Role.USER, text=text),))
+    return model.answer(messages, task, request, on_text=on_text, cancel=cancel)
+
+
+def test_every_label_is_scored_and_the_best_is_the_answer(model: LocalModel) -> None:
+    answer = ask(model, SORT, "w7 w30 w12")
+    scores = {score.label: score.log_probability for score in answer.label_scores}
+    assert tuple(scores) == SORT.labels
+    assert answer.text == max(scores, key=scores.__getitem__)
+    assert math.isclose(sum(answer.token_log_probabilities), scores[answer.text])
+    assert sum(math.exp(value) for value in scores.values()) <= 1
+    assert answer.first_entropy > 0
+    assert len(answer.hidden) == 64
+
+
+def test_the_fixed_part_of_a_prompt_is_run_once(model: LocalModel) -> None:
+    text = " ".join(f"w{index}" for index in range(30, 60))
+    ask(model, SORT, text)
+    assert ask(model, SORT, text + " w3").num_cached_tokens >= 30
+
+
+def test_a_written_answer_streams_and_obeys_its_limit(model: LocalModel) -> None:
+    pieces: list[str] = []
+    answer = ask(model, WRITE, "w7 w8", max_output_tokens=5, on_text=pieces.append)
+    assert answer.num_output_tokens == len(answer.token_log_probabilities) <= 5
+    assert "".join(pieces) == answer.text
+    assert not answer.label_scores
+
+
+def test_threads_get_the_answers_they_would_get_alone(model: LocalModel) -> None:
+    texts = [f"w{index} w{index + 1}" for index in range(10, 18)]
+    alone = [ask(model, SORT, text).text for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda text: ask(model, SORT, text).text, texts))
+    assert together == alone
+
+
+def test_too_long_is_refused_and_the_model_lives_on(model: LocalModel) -> None:
+    with pytest.raises(ContextLengthError, match="shorten the input"):
+        ask(model, SORT, "w5 " * 200)
+    assert ask(model, SORT, "w5").text in SORT.labels
+
+
+def test_who_gave_up_gets_no_answer(model: LocalModel) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(RequestStoppedError):
+        ask(model, SORT, "w5", cancel=cancel)
+
+
+def test_one_file_one_fingerprint(folder: Path, model: LocalModel) -> None:
+    again = open_model(folder)
+    assert again.fingerprint == model.fingerprint
+    again.close()
+    again.close()
+
+
+def test_too_little_memory_is_refused(folder: Path) -> None:
+    with pytest.raises(MemoryLimitError, match="max_memory_mb"):
+        open_model(folder, max_memory_mb=8)
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + b"\0" * 50)
+    with pytest.raises(ModelFileError, match=r"broken\.gguf") as caught:
+        open_model(path)
+    assert "\n" not in str(caught.value)
