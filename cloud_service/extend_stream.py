@@ -17,7 +17,7 @@ from partition.frame_messages import (
     reply_to_message,
 )
 from partition.frames import Agreement, Mismatch
-from protos.errors import InvalidRequestError, UnsupportedError
+from protos.errors import InvalidRequestError
 from protos.inference.v1 import inference_pb2
 
 
@@ -51,12 +51,10 @@ async def answer_stream(
     )
     different = opening.agreement.first_difference(ours)
     if different is None and opening.stage_end != card.num_layers:
-        different = "stage_end"
+        different = "stage_end"  # the cloud has the head
     if different is not None:
         yield reply_to_message(Mismatch(field=different))
         return
-    if opening.is_split:
-        raise UnsupportedError("this server runs whole models only; send ids or the text")
     identity = call.identity
     session = sessions.open(identity, opening, lambda: backend.make_session(identity, opening))
     opened = inference_pb2.ExtendOpened(session=opening.session, known_len=session.known_len)

@@ -23,7 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import start_http_server
 
 from cloud_service.access import Access
-from cloud_service.backends.backend import Backend, ModelCard, ModelSlot
+from cloud_service.backends.backend import Backend, ModelSlot
 from cloud_service.config import CloudConfig, split_address
 from cloud_service.credentials import backend_credentials, server_credentials
 from cloud_service.dedupe import Dedupe
@@ -38,6 +38,7 @@ from cloud_service.interceptors import (
     translated,
 )
 from cloud_service.metrics import Metrics
+from cloud_service.model_card import ModelCard
 from cloud_service.release_service import ReleaseService
 from cloud_service.servicers import (
     FeedbackServicer,

@@ -46,6 +46,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 LARGE_BYTES: Final = 64 * 1024  # requests beyond are checked and hashed off the event loop
 _LEASE_SLACK_S: Final = 5.0  # between a call's deadline and the moment another may take it over
+_CODECS: Final = (
+    inference_pb2.ACTIVATION_CODEC_FLOAT32,
+    inference_pb2.ACTIVATION_CODEC_FLOAT16,
+    inference_pb2.ACTIVATION_CODEC_INT8_BLOCK,
+    inference_pb2.ACTIVATION_CODEC_INT4_BLOCK,
+)
 _REASONS: Final = {
     EndReason.STOP: inference_pb2.FINISH_REASON_STOP,
     EndReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
@@ -144,6 +150,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             num_layers=card.num_layers,
             hidden_size=card.hidden_size,
             context_tokens=card.context_tokens,
+            codecs=_CODECS,
         )
 
     async def _read(self, request: inference_pb2.GenerateRequest) -> tuple[Prompt, bytes]:

@@ -1,8 +1,9 @@
-"""The sessions of VERIFY: who they belong to, which frame comes next, and how long they are kept.
+"""The sessions of VERIFY and SPLIT: who they belong to, which frame comes next, and how long they are kept.
 
-A session is kept under tenant, device and name, so that another's name means nothing. It holds ids; the engine holds its KV
-cache as long as there is room and computes it again when there was not. A session that is gone altogether, by age or restart,
-is answered NeedPrefill: the device sends its ids again, and nothing is lost.
+A session is kept under tenant, device and name, so that another's name means nothing. VERIFY holds ids; the engine holds its
+KV cache as long as there is room and computes it again when there was not. SPLIT holds hashes of rows; its hidden states are
+used once and never kept. A session that is gone, by age, restart or lack of memory, is answered NeedPrefill: the device sends
+again, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -14,23 +15,44 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from cloud_service.identity import Identity
+from cloud_service.model_card import ModelCard
+from partition.activations import decode
+from partition.errors import ActivationError
 from partition.frame_messages import Opening
-from partition.frames import Extend, Extended, Reply, Work
+from partition.frames import Extend, Extended, NeedPrefill, Reply, Work
+from partition.split import TailSession
 from partition.verify import VerifyingSession
 from protos.errors import InvalidRequestError, WireError
 
+MAX_ACTIVATION = (
+    1e6  # hundreds of times what models have; what is beyond could overflow for others to see
+)
+ROW_HASH_BYTES = 8
 MAX_DRAFT = 64  # more than any device drafts
 DEFAULT_FRAME_S = 120.0  # for a frame that names no deadline
+
+
+CloudSide = VerifyingSession | TailSession
+FrameResult = Extended | NeedPrefill | WireError
+Floats = npt.NDArray[np.float32]
 
 
 class FrameRunner(Protocol):
     """Runs the frames of one session."""
 
     def start(
-        self, work: Work, *, deadline_s: float, on_done: Callable[[Extended | WireError], None]
+        self,
+        work: Work,
+        hidden: Floats | None,
+        *,
+        deadline_s: float,
+        on_done: Callable[[FrameResult], None],
     ) -> None:
-        """Begin; ``on_done`` is called once, from any thread."""
+        """Begin; ``hidden`` are the rows of a later stage. ``on_done`` is called once, from any thread."""
 
     def close(self) -> None:
         """Give everything back."""
@@ -50,24 +72,25 @@ class Session:
     def __init__(
         self,
         opening: Opening,
-        verifying: VerifyingSession,
+        side: CloudSide,
         runner: FrameRunner,
         *,
-        vocabulary_size: int,
+        card: ModelCard,
         max_tokens: int,
     ) -> None:
         self.opening = opening
         self.used_s = time.monotonic()
-        self._verifying = verifying
+        self._side = side
         self._runner = runner
-        self._vocabulary_size = vocabulary_size
+        self._card = card
         self._max_tokens = max_tokens
         self._turn = asyncio.Lock()
 
     @property
     def known_len(self) -> int:
         """Positions it holds."""
-        return len(self._verifying.ids)
+        side = self._side
+        return side.num_positions if isinstance(side, TailSession) else len(side.ids)
 
     @property
     def is_busy(self) -> bool:
@@ -81,39 +104,66 @@ class Session:
             InvalidRequestError: It contradicts itself or the model.
             WireError: The engine could not.
         """
-        self._check(frame)
+        hidden = None
+        if self.opening.is_split:
+            hidden = await asyncio.to_thread(self._read_rows, frame)
+        else:
+            self._check_ids(frame)
+        if frame.base_len + frame.num_positions >= self._max_tokens:
+            raise InvalidRequestError("the session is longer than the model's context; start anew")
         async with self._turn:
             self.used_s = time.monotonic()
-            decision = self._verifying.admit(frame)
+            decision = self._side.admit(frame)
             if not isinstance(decision, Work):
                 return decision
             if frame.deadline_ms:
                 deadline_s = min(deadline_s, self.used_s + frame.deadline_ms / 1000)
-            return await self._run(decision, deadline_s)
+            return await self._run(decision, hidden, deadline_s)
 
     def close(self) -> None:
         """Give its memory back."""
         self._runner.close()
 
-    async def _run(self, work: Work, deadline_s: float) -> Reply:
+    async def _run(self, work: Work, hidden: Floats | None, deadline_s: float) -> Reply:
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Extended | WireError] = loop.create_future()
+        done: asyncio.Future[FrameResult] = loop.create_future()
 
-        def set_result(result: Extended | WireError) -> None:
+        def set_result(result: FrameResult) -> None:
             if not done.done():
                 done.set_result(result)
 
-        def on_done(result: Extended | WireError) -> None:
+        def on_done(result: FrameResult) -> None:
             loop.call_soon_threadsafe(set_result, result)
 
-        self._runner.start(work, deadline_s=deadline_s, on_done=on_done)
+        self._runner.start(work, hidden, deadline_s=deadline_s, on_done=on_done)
         # Shielded: whoever sends this frame again on a new stream finds its reply.
         result = await asyncio.shield(done)
         if isinstance(result, WireError):
             raise result
         return result
 
-    def _check(self, frame: Extend) -> None:
+    def _read_rows(self, frame: Extend) -> Floats:
+        """Decode the hidden states of a frame.
+
+        Raises:
+            InvalidRequestError: They are damaged, not as many as said, or beyond all measure.
+        """
+        count = frame.num_positions
+        if not 0 < count <= self._max_tokens or frame.ids or frame.draft_len:
+            raise InvalidRequestError("a frame of this session carries hidden states, and no ids")
+        if len(frame.row_hashes) != count or any(
+            len(digest) != ROW_HASH_BYTES for digest in frame.row_hashes
+        ):
+            raise InvalidRequestError("a frame of hidden states carries a hash for each position")
+        try:
+            rows = decode(frame.activations, width=self._card.hidden_size, max_rows=count)
+        except ActivationError as error:
+            raise InvalidRequestError(str(error)) from error
+        if len(rows) != count or not bool((np.abs(rows) <= MAX_ACTIVATION).all()):
+            raise InvalidRequestError("the hidden states are damaged; compute them again")
+        return rows
+
+    def _check_ids(self, frame: Extend) -> None:
         num_ids = len(frame.ids)
         if num_ids == 0 or num_ids != frame.num_positions or frame.activations:
             raise InvalidRequestError("a frame of this session carries ids, one a position")
@@ -121,10 +171,8 @@ class Session:
             raise InvalidRequestError(
                 f"a frame has at most {MAX_DRAFT} drafts, behind at least one committed id"
             )
-        if max(frame.ids) >= self._vocabulary_size:
+        if max(frame.ids) >= self._card.vocabulary_size:
             raise InvalidRequestError("a frame holds an id that the model does not know")
-        if frame.base_len + num_ids >= self._max_tokens:
-            raise InvalidRequestError("the session is longer than the model's context; start anew")
 
 
 class SessionTable:

@@ -54,7 +54,12 @@ class Site:
                 "key": str(folder.server.key),
                 "client_authority": str(folder.authority.certificate),
             },
-            "model": {"name": str(self.model), "dtype": "float32", "threads": 1},
+            "model": {
+                "name": str(self.model),
+                "dtype": "float32",
+                "threads": 1,
+                "cache_dir": str(self.root / "cache"),
+            },
             "engine": {"kv_mib": 64},
             "state": {"directory": str(self.root / "state")},
             "drain": {"balancer_s": 0.0, "finish_s": 5.0},

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Protocol
 
 from cloud_service.generation import GenerationEvent, Prompt
 from cloud_service.identity import Identity
+from cloud_service.model_card import ModelCard
 from cloud_service.sessions import Session
 from partition.frame_messages import Opening
 from protos.errors import NotFoundError, UnavailableError
 
 WARM_UP_RETRY_S = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelCard:
-    """Which model answers, so that a device can compare before it opens a session."""
-
-    name: str
-    fingerprint: str  # SHA-256 of the weights file or folder, hexadecimal
-    tokenizer_sha256: str
-    chat_template_sha256: str
-    vocabulary_size: int
-    num_layers: int
-    hidden_size: int
-    context_tokens: int
 
 
 class Backend(Protocol):
@@ -47,7 +33,7 @@ class Backend(Protocol):
         """
 
     def make_session(self, identity: Identity, opening: Opening) -> Session:
-        """Begin a session of VERIFY; its opening agrees with :attr:`card`.
+        """Begin a session of VERIFY or SPLIT; its opening agrees with :attr:`card`.
 
         Raises:
             UnsupportedError: This backend keeps no sessions.

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from cloud_service.backends.backend import ModelCard
 from cloud_service.config import CloudConfig
 from cloud_service.engine.job import Engine, Job, JobEnd, JobOutcome
 from cloud_service.engine.mailbox import Mailbox
@@ -25,9 +24,11 @@ from cloud_service.generation import (
 )
 from cloud_service.identity import Identity
 from cloud_service.metrics import Metrics
-from cloud_service.sessions import FrameRunner, Session
+from cloud_service.model_card import ModelCard
+from cloud_service.sessions import CloudSide, FrameRunner, Session
 from partition.errors import ModelFileError
 from partition.frame_messages import Opening
+from partition.split import TailSession
 from partition.tokenizer import Tokenizer
 from partition.verify import VerifyingSession
 from protos.errors import (
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 TOKENIZER_THREADS: Final = 2
 
-MakeRunner = Callable[[VerifyingSession, Identity, Opening], FrameRunner]
+MakeRunner = Callable[[CloudSide, Identity, Opening], FrameRunner]
 
 
 class TransformersBackend:
@@ -117,12 +118,17 @@ class TransformersBackend:
         """See :class:`Backend`."""
         if self._make_runner is None:
             raise UnsupportedError("this server keeps no sessions; send the request as text")
-        verifying = VerifyingSession(key=opening.prefix_key, end_ids=self._tokenizer.end_ids)
+        end_ids = self._tokenizer.end_ids
+        side: CloudSide = (
+            TailSession(end_ids=end_ids)
+            if opening.is_split
+            else VerifyingSession(key=opening.prefix_key, end_ids=end_ids)
+        )
         return Session(
             opening,
-            verifying,
-            self._make_runner(verifying, identity, opening),
-            vocabulary_size=self._card.vocabulary_size,
+            side,
+            self._make_runner(side, identity, opening),
+            card=self._card,
             max_tokens=self._context_tokens,
         )
 
@@ -274,9 +280,7 @@ def _make_engine(
         raise ModelLoadError(str(error)) from error
     metrics.kv_usage.set_function(lambda: engine.kv_usage)
 
-    def make_runner(
-        verifying: VerifyingSession, identity: Identity, opening: Opening
-    ) -> FrameRunner:
-        return EngineSession(engine, verifying, tenant=identity.tenant, sampling=opening.sampling)
+    def make_runner(side: CloudSide, identity: Identity, opening: Opening) -> FrameRunner:
+        return EngineSession(engine, side, tenant=identity.tenant, opening=opening)
 
     return engine, make_runner

@@ -28,6 +28,7 @@ from cloud_service.engine.paged_attention import (
 from cloud_service.engine.programs import GenerateProgram, Report, ScoreProgram
 from cloud_service.engine.scheduler import Scheduler, Share
 from cloud_service.engine.sequence import Branch, Owner, Program, Rows, Sequence
+from cloud_service.engine.tail import tail_of
 from protos.errors import QuotaExceededError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class BatchingEngine:
             weights=weights,
         )
         self._num_told = 0  # preemptions
+        self._stages: dict[int, Any] = {0: module}  # by first layer; they share all weights
         self._numbers = itertools.count()
         self._jobs: dict[int, tuple[Job, Owner]] = {}  # by number of arrival, of the thread
         self._box: list[Callable[[], None]] = []
@@ -159,29 +161,52 @@ class BatchingEngine:
         self._scheduler.check_integrity()
 
     def add_sequence(
-        self, owner: Owner, program: Program, ids: tuple[int, ...], num_rows: int
+        self,
+        owner: Owner,
+        program: Program,
+        ids: tuple[int, ...],
+        num_rows: int,
+        *,
+        stage_start: int = 0,
+        hidden: torch.Tensor | None = None,
     ) -> Sequence:
-        """Take a sequence in; on the engine's thread."""
+        """Take a sequence in; on the engine's thread. A later stage has ids that mean nothing, and hidden states."""
         sequence = Sequence(
             owner=owner,
             number=next(self._numbers),
             ids=list(ids),
             num_rows=num_rows,
             program=program,
+            stage_start=stage_start,
+            hidden=hidden,
         )
         self._scheduler.add(sequence)
         return sequence
 
-    def extend(self, sequence: Sequence, crop_to: int, ids: tuple[int, ...], num_rows: int) -> None:
+    def extend(
+        self,
+        sequence: Sequence,
+        crop_to: int,
+        ids: tuple[int, ...],
+        num_rows: int,
+        *,
+        hidden: torch.Tensor | None = None,
+    ) -> None:
         """Give a parked sequence more to do; on the engine's thread. The one primitive of generation and verification."""
         self._scheduler.crop(sequence, crop_to)
         self._scheduler.wake(sequence)
         sequence.ids.extend(ids)
         sequence.num_rows = num_rows
+        sequence.hidden = hidden
+
+    def discard(self, sequence: Sequence) -> None:
+        """Forget a sequence without a word, if it is still there; on the engine's thread."""
+        if self._scheduler.holds(sequence):
+            self._scheduler.remove(sequence)
 
     def holds(self, sequence: Sequence) -> bool:
         """Whether a sequence was not ended meanwhile; on the engine's thread."""
-        return self._scheduler.holds(sequence)
+        return self._scheduler.holds(sequence) and not sequence.is_lost
 
     def _run(self) -> None:
         if self._limits.threads:
@@ -199,7 +224,12 @@ class BatchingEngine:
                     break
                 self._sweep()
                 if shares := self._scheduler.plan():
-                    self._step(shares)
+                    # Sequences that begin at another layer run in a pass of their own.
+                    by_stage: dict[int, list[Share]] = {}
+                    for share in shares:
+                        by_stage.setdefault(share.sequence.stage_start, []).append(share)
+                    for group in by_stage.values():
+                        self._step(tuple(group))
                 elif (
                     self._has_work()
                 ):  # all of it waits for a slot that a parked sequence cannot give
@@ -235,7 +265,9 @@ class BatchingEngine:
                 del self._jobs[number]
         now_s = time.monotonic()
         for sequence in self._scheduler.sequences:
-            if not sequence.owner.is_wanted:
+            if sequence.is_lost:
+                self._end(sequence, JobEnd.LOST)
+            elif not sequence.owner.is_wanted:
                 self._end(sequence, JobEnd.CANCELLED)
             elif not sequence.is_parked and now_s > sequence.owner.deadline_s:
                 self._end(sequence, JobEnd.DEADLINE)
@@ -262,6 +294,8 @@ class BatchingEngine:
             sequence.owner.compute_s += seconds * share.num_tokens / num_tokens
             wanted = sequence.wanted_of(share.num_tokens)
             self._scheduler.computed(share)
+            if sequence.hidden is not None:
+                sequence.hidden = sequence.hidden[share.num_tokens :]
             own, own_ids = logits[row : row + wanted], greedy_ids[row : row + wanted]
             row += wanted
             self._advance(sequence, own, own_ids)
@@ -288,8 +322,14 @@ class BatchingEngine:
             spans.append(Span(start, share.num_tokens, sequence.blocks))
         step = AttentionStep(self._memory, spans)
         device = self._memory.data.device
-        output = self._module(
-            input_ids=torch.tensor([ids], device=device),
+        stage_start = shares[0].sequence.stage_start
+        if stage_start:
+            pieces = [share.sequence.hidden[: share.num_tokens] for share in shares]  # type: ignore[index]
+            inputs = {"inputs_embeds": torch.cat(pieces)[None].to(device, self._memory.data.dtype)}
+        else:
+            inputs = {"input_ids": torch.tensor([ids], device=device)}
+        output = self._stage(stage_start)(
+            **inputs,
             position_ids=step.positions[None],
             use_cache=False,
             logits_to_keep=torch.tensor(wanted, device=device, dtype=torch.long),
@@ -297,6 +337,11 @@ class BatchingEngine:
         )
         logits: torch.Tensor = output.logits[0]
         return logits, logits.argmax(-1).tolist()
+
+    def _stage(self, start: int) -> Any:
+        if start not in self._stages:
+            self._stages[start] = tail_of(self._module, start)
+        return self._stages[start]
 
     def _advance(self, sequence: Sequence, logits: torch.Tensor, greedy_ids: list[int]) -> None:
         if sequence.num_missing:

@@ -1,16 +1,22 @@
-"""VERIFY on the engine: one frame of a session is one extension of its sequence, beside everybody else's."""
+"""VERIFY and SPLIT on the engine: one frame of a session is one extension of its sequence, beside everybody else's."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from cloud_service.engine.batching import BatchingEngine
 from cloud_service.engine.job import JobEnd
 from cloud_service.engine.sequence import Owner, Rows, Sequence
-from partition.frames import Extended, Work
-from partition.sampling import SamplingRule, choose
-from partition.verify import VerifyingSession
+from cloud_service.sessions import CloudSide, FrameResult
+from partition.frame_messages import Opening
+from partition.frames import NeedPrefill, Work
+from partition.sampling import choose
+from partition.split import TailSession
 from protos.errors import (
     DeadlineExceededError,
     InternalError,
@@ -23,34 +29,34 @@ from protos.errors import (
 class EngineSession:
     """One session's sequence in the engine. Its frames come one after the other.
 
-    The sequence may lose its memory, or be lost altogether: it is computed again from the session's ids.
+    A sequence of ids that lost its memory is computed again; one of hidden states is asked for again.
     """
 
     def __init__(
-        self,
-        engine: BatchingEngine,
-        verifying: VerifyingSession,
-        *,
-        tenant: str,
-        sampling: SamplingRule,
+        self, engine: BatchingEngine, side: CloudSide, *, tenant: str, opening: Opening
     ) -> None:
         self._engine = engine
-        self._verifying = verifying
-        self._sampling = sampling
+        self._side = side
+        self._stage_start = opening.stage_start
         now_s = time.monotonic()
         self._owner = Owner(tenant=tenant, deadline_s=now_s, arrived_s=now_s)
-        self._program = _FrameProgram(verifying, sampling, self._owner)
+        self._program = _FrameProgram(side, opening, self._owner)
         self._sequence: Sequence | None = None  # of the engine's thread
 
     def start(
-        self, work: Work, *, deadline_s: float, on_done: Callable[[Extended | WireError], None]
+        self,
+        work: Work,
+        hidden: npt.NDArray[np.float32] | None,
+        *,
+        deadline_s: float,
+        on_done: Callable[[FrameResult], None],
     ) -> None:
         """Extend by one frame; ``on_done`` is called on the engine's thread, once.
 
         Raises:
             UnavailableError: The engine is closed.
         """
-        self._engine.call(lambda: self._extend(work, deadline_s, on_done))
+        self._engine.call(lambda: self._extend(work, hidden, deadline_s, on_done))
 
     def close(self) -> None:
         """Give the memory back; a frame that runs ends with RequestCancelledError."""
@@ -61,32 +67,51 @@ class EngineSession:
             return  # the engine has dropped everything
 
     def _extend(
-        self, work: Work, deadline_s: float, on_done: Callable[[Extended | WireError], None]
+        self,
+        work: Work,
+        hidden: npt.NDArray[np.float32] | None,
+        deadline_s: float,
+        on_done: Callable[[FrameResult], None],
     ) -> None:
         owner, program = self._owner, self._program
         owner.deadline_s = deadline_s
         owner.arrived_s, owner.first_step_s, owner.compute_s = time.monotonic(), None, 0.0
-        program.begin(work, on_done)
-        ids = tuple(int(token) for token in work.ids)
+        is_held = self._sequence is not None and self._engine.holds(self._sequence)
+        rows = None if hidden is None else torch.from_numpy(np.array(hidden))
+        # The ids of a later stage stay on the device; these only count its positions.
+        new = (0,) * work.frame.num_positions if self._stage_start else tuple(map(int, work.ids))
         num_rows = work.frame.draft_len + 1
-        if self._sequence is None or not self._engine.holds(self._sequence):
-            before = self._verifying.ids[: work.crop_to]
-            self._sequence = self._engine.add_sequence(owner, program, before + ids, num_rows)
+        if is_held:
+            assert self._sequence is not None
+            program.begin(work, on_done)
+            self._engine.extend(self._sequence, work.crop_to, new, num_rows, hidden=rows)
+            return
+        if self._sequence is not None:
+            self._engine.discard(self._sequence)
+        if isinstance(self._side, TailSession):
+            if work.crop_to:
+                on_done(NeedPrefill(round=work.frame.round, known_len=0))
+                return
+            before: tuple[int, ...] = ()
         else:
-            self._engine.extend(self._sequence, work.crop_to, ids, num_rows)
+            before = self._side.ids[: work.crop_to]
+        program.begin(work, on_done)
+        self._sequence = self._engine.add_sequence(
+            owner, program, before + new, num_rows, stage_start=self._stage_start, hidden=rows
+        )
 
 
 class _FrameProgram:
-    """Chooses the verifier's tokens of one frame at a time, then parks; see :class:`Program`."""
+    """Chooses the cloud's tokens of one frame at a time, then parks; see :class:`Program`."""
 
-    def __init__(self, verifying: VerifyingSession, sampling: SamplingRule, owner: Owner) -> None:
-        self._verifying = verifying
-        self._sampling = sampling
+    def __init__(self, side: CloudSide, opening: Opening, owner: Owner) -> None:
+        self._side = side
+        self._sampling = opening.sampling
         self._owner = owner
         self._work: Work | None = None
-        self._on_done: Callable[[Extended | WireError], None] | None = None
+        self._on_done: Callable[[FrameResult], None] | None = None
 
-    def begin(self, work: Work, on_done: Callable[[Extended | WireError], None]) -> None:
+    def begin(self, work: Work, on_done: Callable[[FrameResult], None]) -> None:
         """Expect the rows of a frame."""
         self._work, self._on_done = work, on_done
 
@@ -94,29 +119,31 @@ class _FrameProgram:
         """See :class:`Program`."""
         work, owner = self._work, self._owner
         assert work is not None
-        # Row i stands at the position before the one it chooses.
-        first = work.crop_to + len(work.ids) - work.frame.draft_len
         if self._sampling.temperature == 0:
             targets = list(rows.greedy_ids)
         else:
+            # Row i stands at the position before the one it chooses.
+            first = work.crop_to + work.frame.num_positions - work.frame.draft_len
             logits = rows.logits.float().cpu().numpy()
             targets = [
                 choose(row, self._sampling, position=first + at) for at, row in enumerate(logits)
             ]
         waited_s = 0.0 if owner.first_step_s is None else owner.first_step_s - owner.arrived_s
-        reply = self._verifying.settle(
-            work,
-            targets,
-            compute_us=round(owner.compute_s * 1e6),
-            queue_us=round(waited_s * 1e6),
-        )
+        compute_us, queue_us = round(owner.compute_s * 1e6), round(waited_s * 1e6)
+        if isinstance(self._side, TailSession):
+            reply = self._side.settle(work, targets[0], compute_us=compute_us, queue_us=queue_us)
+        else:
+            reply = self._side.settle(work, targets, compute_us=compute_us, queue_us=queue_us)
         self._finish(reply)
 
     def on_end(self, end: JobEnd) -> None:
         """See :class:`Program`."""
-        self._finish(_ERRORS.get(end, _ERRORS[JobEnd.FAILED])())
+        if end is JobEnd.LOST and self._work is not None:
+            self._finish(NeedPrefill(round=self._work.frame.round, known_len=0))
+        else:
+            self._finish(_ERRORS.get(end, _ERRORS[JobEnd.FAILED])())
 
-    def _finish(self, result: Extended | WireError) -> None:
+    def _finish(self, result: FrameResult) -> None:
         on_done, self._on_done, self._work = self._on_done, None, None
         if on_done is not None:
             on_done(result)

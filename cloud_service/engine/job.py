@@ -19,6 +19,7 @@ class JobEnd(enum.Enum):
     SCORED = "scored"  # every label has its log-probability
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
+    LOST = "lost"  # its memory went to others, and it cannot be computed again from ids
     FAILED = "failed"  # the engine did, on this step
     CLOSED = "closed"
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from platformdirs import user_cache_path
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from cloud_service.backends.backend import ModelCard
 from cloud_service.config import ModelConfig
 from cloud_service.errors import ModelLoadError
+from cloud_service.model_card import ModelCard
 from partition.gguf import GGUFFile
 from partition.progress_bar import ProgressBar
 from partition.tokenizer import Tokenizer
@@ -70,7 +71,8 @@ def load_model(config: ModelConfig) -> LoadedModel:
 def _find(config: ModelConfig) -> tuple[Path, str, str]:
     path = Path(config.name)
     if path.exists():
-        return path, path.stem if path.is_file() else path.resolve().name, file_fingerprint(path)
+        name = path.stem if path.is_file() else path.resolve().name
+        return path, name, file_fingerprint(path, config.cache_dir or user_cache_path("tandem"))
     store = ModelStore(config.cache_dir, config.offline, local_dirs=config.local_dirs)
     path = store.get(config.name)
     return path, config.name, store.entry(config.name).sha256

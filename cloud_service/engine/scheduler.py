@@ -75,9 +75,8 @@ class Scheduler:
     def wake(self, sequence: Sequence) -> None:
         """A parked sequence has work again."""
         if sequence.num_computed == 0:
-            self._give_back(
-                sequence
-            )  # it is admitted anew, and finds what the prefix cache has of it
+            # It is admitted anew, and finds what the prefix cache has of it.
+            self._give_back(sequence)
         self._begin_level(sequence.owner.tenant)
         sequence.is_parked = False
 
@@ -120,6 +119,8 @@ class Scheduler:
         cost = share.num_tokens * (OUTPUT_WEIGHT if share.num_tokens == 1 else 1.0)
         self._served[tenant] += cost / self._weights.get(tenant, 1.0)
         sequence.num_computed += share.num_tokens
+        if sequence.is_tail:
+            return
         full = sequence.num_computed // BLOCK_TOKENS
         while len(sequence.digests) < full:
             at = len(sequence.digests)
@@ -151,7 +152,8 @@ class Scheduler:
         for sequence in self._sequences:
             assert 0 <= sequence.num_computed <= len(sequence.ids)
             assert sequence.num_computed <= len(sequence.blocks) * BLOCK_TOKENS
-            assert len(sequence.digests) == sequence.num_computed // BLOCK_TOKENS
+            num_known = 0 if sequence.is_tail else sequence.num_computed // BLOCK_TOKENS
+            assert len(sequence.digests) == num_known
             assert sequence.is_admitted or not sequence.blocks
         assert sum(sequence.is_admitted for sequence in self._sequences) <= self._max_sequences
 
@@ -183,6 +185,8 @@ class Scheduler:
 
     def _find_prefix(self, sequence: Sequence) -> None:
         most = (len(sequence.ids) - sequence.num_rows) // BLOCK_TOKENS
+        if sequence.is_tail:
+            most = 0
         for at in range(most):
             digest = self._digest(sequence, at)
             block = self.pool.find(digest)
@@ -226,6 +230,8 @@ class Scheduler:
         return least
 
     def _give_back(self, sequence: Sequence) -> None:
+        if sequence.is_tail and sequence.num_computed:
+            sequence.is_lost = sequence.is_parked = True
         for block in sequence.blocks:
             self.pool.release(block)
         sequence.blocks.clear()

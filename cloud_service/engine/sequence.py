@@ -69,12 +69,22 @@ class Sequence:
     ids: list[int] = field(repr=False)
     num_rows: int  # logits wanted once all ids are computed, of the last so many positions
     program: Program = field(repr=False)
+    stage_start: int = 0  # the first layer that runs here; the device has run those before
+    hidden: torch.Tensor | None = field(
+        default=None, repr=False
+    )  # (missing, width) of a later stage
+    is_lost: bool = False  # a later stage whose memory went to others: its hidden states are gone
     num_computed: int = 0  # positions that the KV cache holds
     blocks: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list, repr=False)  # of its full, computed blocks
     is_admitted: bool = False  # it holds a slot; False: it has no blocks
     is_parked: bool = False  # it has no work and only keeps its place
     parts: list[torch.Tensor] = field(default_factory=list, repr=False)  # rows of earlier steps
+
+    @property
+    def is_tail(self) -> bool:
+        """Whether it gets hidden states, not ids: then nothing of it is known by content."""
+        return self.stage_start > 0
 
     @property
     def num_missing(self) -> int:

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from partition.activations import Codec, encode
 from partition.frame_messages import (
     Opening,
     frame_to_message,
@@ -20,6 +24,7 @@ from partition.frame_messages import (
 )
 from partition.frames import Agreement, Extend, Extended, Mismatch, NeedPrefill, Reply, Stale
 from partition.sampling import SamplingRule
+from partition.split import SplittingSession
 from partition.task import Message, Role
 from partition.tokenizer import Tokenizer
 from partition.verify import DraftingSession
@@ -314,3 +319,82 @@ async def test_closing_everything_leaves_no_block_in_use(site: Site, model: Path
 
 def wait_until_free(engine: Any) -> None:
     wait_until(lambda: engine.kv_usage == 0, 3.0)
+
+
+class Splitting:
+    """The device's half of a SPLIT: layers [0, k) of the same model, recomputed whole for simplicity."""
+
+    def __init__(self, model: Path, start: int, codec: Codec) -> None:
+        self._module = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+        self._start = start
+        self._codec = codec
+        self.session = SplittingSession(
+            prompt_ids(model), max_new_tokens=LENGTH, key=KEY, end_ids=frozenset()
+        )
+
+    def frame(self) -> Extend:
+        ids = self.session.ids
+        with torch.inference_mode():
+            output = self._module(torch.tensor([ids]), output_hidden_states=True)
+        rows = output.hidden_states[self._start][0, self.session.cloud_len :].numpy()
+        return self.session.open_frame(encode(rows, self._codec), len(rows))
+
+
+async def split_opening(client: Client, start: int, codec: Codec = Codec.FLOAT32) -> Opening:
+    opened = await opening(client, f"split-{start}")
+    return replace(opened, stage_start=start, codec=codec, prefix_key=b"")
+
+
+@pytest.mark.parametrize("start", [1, 2, 3])
+async def test_a_split_says_what_the_whole_model_says(
+    client: Client, model: Path, start: int
+) -> None:
+    expected = await cloud_text(client, SEEDED)
+    device = Splitting(model, start, Codec.FLOAT32)
+    async with FrameStream(client, await split_opening(client, start)) as stream:
+        while not device.session.is_finished:
+            device.session.take(await stream.exchange(device.frame()))
+    assert Tokenizer.from_folder(model).decode(device.session.answer) == expected
+
+
+async def test_splits_and_texts_share_steps_and_little_memory(site: Site, model: Path) -> None:
+    engine = {"kv_mib": 1, "max_sequences": 4}
+    async with running_cloud(site, engine=engine) as cloud, cloud.client() as client:
+        expected = await cloud_text(client, SEEDED)
+
+        async def one(number: int) -> str:
+            device = Splitting(model, 1 + number % 3, Codec.FLOAT32)
+            opened = replace(await split_opening(client, 1 + number % 3), session=f"s{number}")
+            async with FrameStream(client, opened) as stream:
+                while not device.session.is_finished:
+                    device.session.take(await stream.exchange(device.frame()))
+            return Tokenizer.from_folder(model).decode(device.session.answer)
+
+        answers = [one(number) for number in range(6)] + [cloud_text(client, SEEDED)]
+        assert set(await asyncio.gather(*answers)) == {expected}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"activations": b""},
+        {"activations": b"\0" * 500},
+        {"row_hashes": ()},
+        {"row_hashes": (b"short",)},
+        {"ids": (1,)},
+        {"num_positions": 2},
+        {"activations": encode(np.full((1, 32), np.float32(3e7)), Codec.FLOAT32)},
+    ],
+)
+async def test_malformed_rows_are_refused(client: Client, bad: dict[str, Any]) -> None:
+    frame = Extend(
+        round=1,
+        base_len=0,
+        prefix_hash=b"",
+        activations=encode(np.ones((1, 32), np.float32), Codec.FLOAT32),
+        num_positions=1,
+        row_hashes=(b"12345678",),
+    )
+    opened = opening_to_message(await split_opening(client, 2))
+    message = frame_to_message(replace(frame, **bad))
+    assert isinstance(await refusal(client, opened, message), InvalidRequestError)
