@@ -1,7 +1,6 @@
 """The agent: the Python API of the device.
 
-with EdgeAgent.from_config("edge.toml") as agent:
-answer = agent.ask("Findings: ...", task="cxr-triage")
+``with EdgeAgent.from_config("edge.toml") as agent: answer = agent.ask("Findings: ...", task="cxr-triage")``
 """
 
 from __future__ import annotations
