@@ -42,6 +42,7 @@ class ReleaseService:
         self._config = config
         self._parts: tuple[ReleaseRepository, StateStore] | None = None
         self._reachable: dict[str, tuple[int, frozenset[str]]] = {}
+        self._versions: dict[str, tuple[int, int]] = {}
         self._ended = asyncio.Event()
 
     @property
@@ -95,9 +96,10 @@ class ReleaseService:
         Raises:
             NotFoundError: It is no channel of this tenant.
         """
+        await asyncio.to_thread(self._check_channel, tenant, channel)
         last_s = time.monotonic()
         while not self._ended.is_set():
-            version = await asyncio.to_thread(self._version_of, tenant, channel)
+            version = await asyncio.to_thread(self._version_of, channel)
             if version > have_version:
                 have_version, last_s = version, time.monotonic()
                 yield version
@@ -147,19 +149,26 @@ class ReleaseService:
             self._parts = None
 
     def _channels_of(self, tenant: str) -> list[str]:
-        assert self._config.directory is not None, "open"
-        channels = tenants_of_channels(self._config.directory)
+        repository, _ = self._open
+        channels = tenants_of_channels(repository.folder)
         return [name for name, tenants in channels.items() if tenant in tenants]
 
     def _check_channel(self, tenant: str, channel: str) -> None:
         if channel not in self._channels_of(tenant):
             raise NotFoundError("no such channel; ask the operator for the one of this device")
 
-    def _version_of(self, tenant: str, channel: str) -> int:
-        self._check_channel(tenant, channel)
+    def _version_of(self, channel: str) -> int:
+        """Return the version of a channel's document; read again only when the repository has changed."""
         repository, _ = self._open
-        desired = repository.desired(channel) if repository.is_published else None
-        return desired.version if desired is not None else 0
+        if not repository.is_published:
+            return 0
+        changed = (repository.folder / "metadata" / "timestamp.json").stat().st_mtime_ns
+        known = self._versions.get(channel)
+        if known is None or known[0] != changed:
+            desired = repository.desired(channel)
+            known = (changed, desired.version if desired is not None else 0)
+            self._versions[channel] = known
+        return known[1]
 
     def _blobs_of(self, tenant: str) -> frozenset[str]:
         repository, _ = self._open
