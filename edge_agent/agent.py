@@ -20,6 +20,7 @@ from edge_agent.flow import Answer, Request, Route
 from edge_agent.journey import Journey, OnText, Parts
 from edge_agent.sync.running import Stay, begin, sync_folder
 from edge_agent.sync.switch import Switch
+from partition.records import cluster_of
 from partition.task import Task
 from protos.request_id import new_request_id
 
@@ -149,6 +150,10 @@ class EdgeAgent:
             InputError: There is no such task.
         """
         return self._parts.trust.setup_sha256(self._parts.task(task))
+
+    def cluster_of(self, text: str) -> str:
+        """Name, in calibration records, the near-duplicates of a text; says nothing without this device's key."""
+        return cluster_of(text, self._parts.record_key)
 
     @property
     def tasks(self) -> tuple[Task, ...]:

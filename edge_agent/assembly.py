@@ -83,6 +83,7 @@ def assemble(config: EdgeConfig) -> Parts:
             outbox, cloud, judge=oversight.judged_by_text if oversight is not None else None
         ),
         metrics=metrics,
+        record_key=keys.derive("records"),
         verify=None if cloud is None else _make_verify(config, cloud),
     )
 

@@ -157,6 +157,7 @@ def _record(agent: EdgeAgent, done: _Done, *, with_hidden: bool) -> Record | Non
         probability=local.confidence.probability,
         loss=0.0 if is_right else 1.0,
         task=done.task,
+        cluster=agent.cluster_of(done.request.text) if done.request.text else "",
         features=local.confidence.features,
         hidden=local.hidden if with_hidden else (),
         setup=agent.setup_sha256(done.task),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edge_agent.after_prefix import AfterPrefix
@@ -65,6 +65,9 @@ class Parts:
     delivery: Delivery
     metrics: Metrics
     verify: VerifyRoute | None = None  # None: the cloud writes alone
+    record_key: bytes = field(
+        default=b"", repr=False
+    )  # secret under which records name near-duplicates
 
     def task(self, name: str) -> Task:
         """Find a task.

@@ -13,7 +13,7 @@ from edge_agent.batch import run_batch
 from edge_agent.errors import InputError, OutputError
 from edge_agent.flow import Answer, Confidence, LocalResult, Route, Usage
 from edge_agent.jsonl import parse_line, to_bytes
-from partition.records import read_records
+from partition.records import cluster_of, read_records
 
 
 class SlowFirst:
@@ -49,6 +49,9 @@ class SlowFirst:
 
     def setup_sha256(self, task):
         return "a" * 64
+
+    def cluster_of(self, text):
+        return cluster_of(text, b"key of this device")
 
 
 def run(folder: Path, lines: list[bytes], **options):
@@ -140,6 +143,9 @@ def test_records_are_what_calibration_reads(tmp_path):
         ("2", 1.0, 1.4, "cxr-triage"),
     ]
     assert records[0].setup == "a" * 64
+    assert (
+        records[0].cluster == records[1].cluster != ""
+    )  # the same text twice is one piece of evidence
     assert records[0].hidden == ()
 
 
