@@ -18,7 +18,29 @@ import numpy.typing as npt
 from partition.block_formats import QuantizedRows, TensorType, to_float32, unpack_rows
 from partition.errors import ModelFileError
 
-MetadataValue = bool | int | float | str | npt.NDArray[np.generic] | tuple[str, ...]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedTexts:
+    """An array of strings as the file has it; a vocabulary of 150,000 is made into objects only when it is needed."""
+
+    number: int
+    data: memoryview = field(repr=False)  # a length of 8 bytes before each
+
+    def unpack(self) -> tuple[str, ...]:
+        """Decode every string.
+
+        Raises:
+            UnicodeDecodeError: One is no UTF-8.
+        """
+        unpack, position, found = struct.Struct("<Q").unpack_from, 0, []
+        for _ in range(self.number):
+            end = position + 8 + unpack(self.data, position)[0]
+            found.append(str(self.data[position + 8 : end], "utf-8"))
+            position = end
+        return tuple(found)
+
+
+MetadataValue = bool | int | float | str | npt.NDArray[np.generic] | PackedTexts
 
 _MAGIC: Final = b"GGUF"
 _DEFAULT_ALIGNMENT: Final = 32  # bytes, where the file does not say otherwise
@@ -141,9 +163,12 @@ class GGUFFile:
     def texts(self, key: str) -> tuple[str, ...]:
         """An array of strings of the metadata; errors as for :meth:`text`."""
         value = self.metadata.get(key)
-        if not isinstance(value, tuple):
+        if not isinstance(value, PackedTexts):
             raise self._wrong(key)
-        return value
+        try:
+            return value.unpack()
+        except UnicodeDecodeError as error:
+            raise self._wrong(key) from error
 
     def array(self, key: str) -> npt.NDArray[np.generic]:
         """An array of numbers of the metadata; errors as for :meth:`text`."""
@@ -205,24 +230,18 @@ class _Cursor:
         except UnicodeDecodeError as error:
             raise self.damaged("a name in it is no UTF-8") from error
 
-    def texts(self, number: int) -> tuple[str, ...]:
-        """Read many strings; the same as ``text`` in a loop, but a vocabulary has 150,000 of them."""
-        view, position, size = self._view, self.position, self.size
+    def texts(self, number: int) -> PackedTexts:
+        """Step over many strings."""
+        view, start, position, size = self._view, self.position, self.position, self.size
         unpack = struct.Struct("<Q").unpack_from
-        found = []
         for _ in range(number):
             if position + 8 > size:
                 raise self.damaged("it ends too early")
-            end = position + 8 + unpack(view, position)[0]
-            if end > size:
+            position += 8 + unpack(view, position)[0]
+            if position > size:
                 raise self.damaged("it ends too early")
-            found.append(bytes(view[position + 8 : end]))
-            position = end
         self.position = position
-        try:
-            return tuple(map(bytes.decode, found))
-        except UnicodeDecodeError as error:
-            raise self.damaged("a string in it is no UTF-8") from error
+        return PackedTexts(number, view[start:position])
 
 
 def _read_header(cursor: _Cursor) -> tuple[dict[str, MetadataValue], list[_TensorEntry]]:
@@ -293,6 +312,4 @@ def _bind(
         raise cursor.damaged("it ends before its last tensor")
     # A plain array, not a memmap: slices of the subclass cost microseconds each.
     view = np.asarray(data)[begin : begin + num_bytes]
-    return GGUFTensor(
-        name=entry.name, type=tensor_type, shape=entry.shape, data=view, offset=begin
-    )
+    return GGUFTensor(name=entry.name, type=tensor_type, shape=entry.shape, data=view, offset=begin)

@@ -10,7 +10,8 @@ import numpy as np
 from partition.spec import ModelSpec
 from partition.stages.stage_range import StageRange
 
-_FIRST_CAPACITY: Final = 256  # positions
+_STEP_TOKENS: Final = 256  # positions by which buffers grow
+_ANSWER_TOKENS: Final = 64
 
 
 class KVCache:
@@ -37,9 +38,8 @@ class KVCache:
             return
         import onnxruntime
 
-        capacity = max(_FIRST_CAPACITY, self.capacity)
-        while capacity < num_tokens:
-            capacity *= 2
+        # Room for an answer too: growing behind the prompt would cost the first token of the answer two dozen milliseconds.
+        capacity = -(-(num_tokens + _ANSWER_TOKENS) // _STEP_TOKENS) * _STEP_TOKENS
         capacity = max(num_tokens, min(capacity, self._max_tokens))
         shape = (1, self._spec.num_kv_heads, capacity, self._spec.head_dim)
         for layer in self._layers:
