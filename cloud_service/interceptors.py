@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import time
@@ -130,11 +131,14 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
 
 def observed(metrics: Metrics) -> Guard:
     """Count, time and log each call: ids, lengths and durations, never content."""
+    handled = functools.cache(metrics.rpc_handled.labels)
+    started = functools.cache(metrics.rpc_started.labels)
+    lengths = functools.cache(metrics.rpc_seconds.labels)
 
     @contextlib.asynccontextmanager
     async def guard(call: Call) -> AsyncIterator[None]:
         labels = (call.service, call.method)
-        metrics.rpc_started.labels(*labels).inc()
+        started(*labels).inc()
         metrics.rpc_in_flight.inc()
         try:
             yield
@@ -144,20 +148,25 @@ def observed(metrics: Metrics) -> Guard:
         finally:
             seconds = time.monotonic() - call.started_s
             metrics.rpc_in_flight.dec()
-            metrics.rpc_handled.labels(*labels, call.code.name).inc()
-            metrics.rpc_seconds.labels(*labels).observe(seconds)
-            who = call.known_identity
-            logger.info(
-                "call method=%s code=%s ms=%.1f tenant=%s device=%s request=%s",
-                call.method,
-                call.code.name,
-                seconds * 1000,
-                who.tenant if who else "-",
-                who.device if who else "-",
-                call.request_id or "-",
-            )
+            handled(*labels, call.code.name).inc()
+            lengths(*labels).observe(seconds)
+            if logger.isEnabledFor(logging.INFO):
+                _log(call, seconds)
 
     return guard
+
+
+def _log(call: Call, seconds: float) -> None:
+    who = call.known_identity
+    logger.info(
+        "call method=%s code=%s ms=%.1f tenant=%s device=%s request=%s",
+        call.method,
+        call.code.name,
+        seconds * 1000,
+        who.tenant if who else "-",
+        who.device if who else "-",
+        call.request_id or "-",
+    )
 
 
 def translated() -> Guard:
