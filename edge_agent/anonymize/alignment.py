@@ -110,6 +110,8 @@ def _normal(cluster: str) -> str:
             out.append("-")
         elif character in _APOSTROPHES:
             out.append("'")
+        elif "\ud800" <= character <= "\udfff":  # half a pair is no text that a model could read
+            out.append("\ufffd")
         elif not character.isascii() and character.isdecimal():
             out.append(str(unicodedata.decimal(character)))
         else:

@@ -45,12 +45,11 @@ def merge(spans: Iterable[Span], text: str) -> list[Span]:
     owner: dict[int, bool] = {}
     for span in ordered:
         for start, end in _free(span, owner):
-            start, end = (
-                _trim(text, start, end) if (start, end) != (span.start, span.end) else (start, end)
-            )
-            least = (
-                2 if span.step is Step.NER else 1
-            )  # a crumb that a model left beside a better span
+            least = 1
+            if span.step is Step.NER:  # a crumb that a model left beside a better span
+                least = 2
+                if (start, end) != (span.start, span.end):
+                    start, end = _trim(text, start, end)
             if sum(c.isalnum() for c in text[start:end]) >= least:
                 taken.append(Span(start, end, span.entity, span.step))
                 owner.update(dict.fromkeys(range(start, end), True))

@@ -78,8 +78,9 @@ def _stored(store: ModelStore, name: str, digests: list[str]) -> Path:
 
 
 def _rules_sha256() -> str:
-    """Over the source of this package: a changed rule makes another anonymizer, and voids certificates."""
+    """Over the source and word lists of this package: a changed rule makes another anonymizer, and voids certificates."""
     digest = hashlib.sha256()
-    for path in sorted(_FOLDER.parent.rglob("*.py")):
+    package = _FOLDER.parent
+    for path in sorted([*package.rglob("*.py"), *package.glob("words/*.txt")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()

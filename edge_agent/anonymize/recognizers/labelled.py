@@ -218,7 +218,7 @@ def _number(document: MatchText, key: str, start: int, separated: bool) -> Itera
     raw = text[start:end]
     digits = sum(c.isdigit() for c in raw)
     if (
-        digits
+        (digits or (raw.isupper() and len(raw) <= 4))
         and (key in _SPACED or digits >= 3)
         and (more := _GROUPS.match(text, end))
         and key in _SPACED

@@ -49,7 +49,7 @@ def read_name(
         token, word = match.group(), folded[match.start() : match.end()].rstrip(".")
         if len(word) == 1 and not token[0].isupper() and not token.endswith(".") and count == 0:
             break
-        particle = word in PARTICLES and not (token.isupper() and len(token) > 3)
+        particle = word in PARTICLES and not (token.isupper() and len(token) in (1, 4, 5))
         if count and word in _SUFFIXES and text[index - 1] == " ":
             end = match.end()
             break

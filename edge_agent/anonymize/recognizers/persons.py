@@ -41,7 +41,7 @@ _TITLE_NEEDS_CAPITAL = frozenset(
 _RELATION = re.compile(
     r"(?<![a-z])(?:mother|father|mom|mum|dad|son|daughter|wife|husband|spouse|partner|brother|sister|niece|nephew|aunt|uncle|cousin|grandmother|grandfather|grandson|granddaughter|friend|neighbor|neighbour|fiancee?|girlfriend|boyfriend|guardian|caregiver|roommate|baby (?:boy|girl)|infant|twin|stepmother|stepfather|"
     r"mae|pai|filh[oa]|espos[oa]|marido|irma|irmao|sobrinh[oa]|ti[oa]|prim[oa]|av[oó]|net[oa]|amig[oa]|vizinh[oa]|cuidador[a]?|acompanhante|noiv[oa]|namorad[oa]|companheir[oa]|cunhad[oa])"
-    r"(?:,? (?:is|named|called|d[aeo]|chamad[oa]))?[ ,:(\n]{1,2}"
+    r"(?:,? (?:is|of|named|called|d[aeo]|chamad[oa]))?[ ,:(\n]{1,2}"
 )
 _GREETING = re.compile(
     r"(?:^|(?<=\n)|(?<=\. )|(?<=: ))(?:reminder:|lembrete:|attention:|message:|dear|hi|hello|hey|good (?:morning|afternoon|evening)|thanks|thank you|regards|cheers|best|prezad[oa]|car[oa]|ola|oi|bom dia|boa tarde|boa noite|obrigad[oa]|abracos|att|atenciosamente)(?: again)?[ ,]{1,2}"
@@ -63,6 +63,9 @@ _COLUMN = re.compile(rf"(?<=  )[{LATIN}'-]{{2,}}, [{LATIN}'-]{{2,}}(?: [{LATIN}]
 _INITIAL = re.compile(
     rf"(?:^|(?<=[\n:;,(.-])|(?<=[\n:;,(.-] )|(?<=by )|(?<=and ))[A-ZÀ-Þ]\. ?(?:[A-ZÀ-Þ]\. ?)?[A-ZÀ-Þ][{LATIN}]+(?:[-'][{LATIN}]+)*"
 )
+_NICKNAME = re.compile(
+    rf"(?<=[{LATIN}] )[(\"]{{1,2}}([A-ZÀ-Þ][a-zà-ÿ'-]+)[)\"]{{1,2}}(?: ([A-ZÀ-Þ][{LATIN}'-]+))?(?![{LATIN}])"
+)
 _SPECIES = frozenset(
     [
         "coli",
@@ -83,7 +86,7 @@ _SPECIES = frozenset(
 _OPENING = re.compile(
     rf"(?:^|(?<=\n))([A-ZÀ-Þ][a-zà-ÿ'-]+ (?:[A-Z]\. )?[A-ZÀ-Þ][{LATIN}'-]+)(?= (?:may|will|is|was|has|had|presents?|presented|returns?|returned|underwent|reports?|denies|states|tolerated|seen|arrived|called|complains|evolui|refere|nega|foi|deu|esta)(?![a-z]))"
 )
-_CLOSING = re.compile(r"(?<=[.)!?] )([A-Za-z]{2,3})(?=\s*$)")
+_CLOSING = re.compile(r"(?<=[.)!?]) {1,3}([A-Za-z]{2,3})(?=\s*$)")
 _SUBJECT = re.compile(
     r"(?<![A-Za-z])(?i:patient|pt|pct|pcte|paciente|subject|participant|participante|proband|probando|donor)[ :]{1,2}((?:[A-Z]\.){2,3}|[A-Z]{2,3}(?=[.,;)]|$|\n| [a-z])|[a-z]{2,3}(?=, ?\d))"
 )
@@ -163,6 +166,13 @@ def _placed(document: MatchText) -> Iterator[Span]:
             for w in words
         ):
             yield Span(match.start(1), match.end(1), Entity.PERSON)
+    for match in _NICKNAME.finditer(text):
+        if '"' not in match.group():
+            continue
+        for group in (1, 2):
+            value = folded[match.start(group) : match.end(group)] if match[group] else "the"
+            if value not in STOP and value not in MEDICAL:
+                yield Span(match.start(group), match.end(group), Entity.PERSON)
     for pattern in (_COLUMN, _INITIAL, _OPENING):
         for match in pattern.finditer(text):
             start, end = match.span(1) if pattern is _OPENING else match.span()
@@ -174,8 +184,9 @@ def _placed(document: MatchText) -> Iterator[Span]:
                 for w in words
             ):
                 yield Span(start, end, Entity.PERSON)
-    if match := _CLOSING.search(text):
-        value = match[1]
+    closing = _CLOSING.search(text)
+    if closing is not None:
+        match, value = closing, closing[1]
         upper = any(c.islower() for c in text)
         if folded[match.start(1) : match.end(1)] not in STOP | MEDICAL | TITLES and (
             value.isupper() if upper and any(c.isupper() for c in text) else True
@@ -204,7 +215,7 @@ def _before_age(document: MatchText) -> Iterator[Span]:
                     and word not in PARTICLES
                 )
                 or word in TITLES
-                or (word in MEDICAL and count == 0)
+                or (word in MEDICAL and count == 0 and not token.group()[0].isupper())
             ):
                 break
             if word in PARTICLES and count == 0:

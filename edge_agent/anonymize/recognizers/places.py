@@ -50,6 +50,9 @@ _REACH = 48  # characters before a state in which its town may begin
 _TOWN_BEFORE_CODE = re.compile(
     r"((?:[A-ZÀ-Þ][a-zà-ÿ'-]+[ -]){0,2}[A-ZÀ-Þ][a-zà-ÿ'-]+),? (?:[A-Z]{2} )?$"
 )
+_STREET_BEFORE = re.compile(
+    r"(?:^|[,:;\n(>\"-] ?|(?:^|[^a-z])(?:na|da|a|em|end|endereco|no|reside|mora|sito)[.:]? )$"
+)
 _QUARTERS = frozenset(
     ("centro", "jardim", "vila", "casa", "boa", "alta", "parque", "grande", "area")
 )
@@ -127,6 +130,10 @@ def find_streets(document: MatchText) -> Iterator[Span]:
         for match in pattern.finditer(folded):
             yield Span(match.start(), match.end(), Entity.LOCATION)
     for match in _STREET_PT.finditer(folded):
+        if match.group().startswith("r.") and not _STREET_BEFORE.search(
+            folded, max(0, match.start() - 12), match.start()
+        ):
+            continue  # the initial of a name
         inner = [w for w in re.finditer(r"\S+", match[1]) if w.group().strip(".,") not in PARTICLES]
         if not inner:
             continue
