@@ -5,7 +5,7 @@ knows what GGUF calls them and what its converter did to them (``convert_hf_to_g
 
 * llama and mistral: the rows of each query and key head were re-ordered so that the two halves of a rotary pair are
   neighbours. :func:`rotary_row_order` is the way back; it moves whole rows, so quantised rows can be moved as they are.
-* gemma: 1 was added to every norm weight. ``norm_shift`` of :func:`hf_state_names` takes it off again.
+* gemma: 1 was added to every norm weight. ``norm_shift`` of :func:`gguf_names` says so.
 """
 
 from __future__ import annotations
