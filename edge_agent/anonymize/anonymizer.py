@@ -91,8 +91,17 @@ class Anonymizer:
         languages: Sequence[str] = LANGUAGES,
         timeout_s: float = 0.5,
         timeout_s_per_4kb: float = 0.1,
+        thorough: bool = True,
     ) -> Self:
         """Load the pipelines of some languages; seconds, because spaCy is imported here.
+
+        Args:
+            store: Where the pipelines are.
+            languages: Which of ``en``, ``pt``, ``zh``.
+            timeout_s: Of one request, processor time.
+            timeout_s_per_4kb: Added for each 4,096 characters.
+            thorough: Whether the general English pipeline looks as well; it finds one name in twenty-five more, and takes
+                twice as long.
 
         Raises:
             PipelineUnavailableError: A pipeline cannot be loaded, or is not the pinned one.
@@ -101,7 +110,7 @@ class Anonymizer:
         """
         from edge_agent.anonymize.pipelines import load_heads
 
-        heads, version = load_heads(store, languages)
+        heads, version = load_heads(store, languages, thorough=thorough)
         anonymizer = cls(
             heads, version=version, timeout_s=timeout_s, timeout_s_per_4kb=timeout_s_per_4kb
         )

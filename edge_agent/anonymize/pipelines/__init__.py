@@ -24,7 +24,7 @@ _FOLDER = Path(__file__).parent
 
 
 def load_heads(
-    store: ModelStore, languages: Sequence[str]
+    store: ModelStore, languages: Sequence[str], *, thorough: bool = True
 ) -> tuple[dict[str, tuple[Head, ...]], str]:
     """Load the heads of some languages; the version tells of every byte that decides what is found.
 
@@ -41,10 +41,10 @@ def load_heads(
     for language in languages:
         match language:
             case "en":
-                heads[language] = (
-                    _own(language, digests),
-                    SpacyHead(_stored(store, ENGLISH, digests), own=False),
-                )
+                heads[language] = (_own(language, digests),)
+                if thorough:
+                    general = SpacyHead(_stored(store, ENGLISH, digests), own=False)
+                    heads[language] = (*heads[language], general)
             case "pt":
                 heads[language] = (_own(language, digests),)
             case "zh":

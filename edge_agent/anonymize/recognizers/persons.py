@@ -66,6 +66,7 @@ _INITIAL = re.compile(
 _NICKNAME = re.compile(
     rf"(?<=[{LATIN}] )[(\"]{{1,2}}([A-ZÀ-Þ][a-zà-ÿ'-]+)[)\"]{{1,2}}(?: ([A-ZÀ-Þ][{LATIN}'-]+))?(?![{LATIN}])"
 )
+_NO_NAMES = STOP | MEDICAL | TITLES
 _SPECIES = frozenset(
     [
         "coli",
@@ -137,7 +138,7 @@ def find_persons(document: MatchText) -> Iterator[Span]:
     yield from _before_age(document)
     yield from _placed(document)
     for match in _SUBJECT.finditer(text):
-        if folded[match.start(1) : match.end(1)] not in STOP | MEDICAL:
+        if folded[match.start(1) : match.end(1)] not in _NO_NAMES:
             yield Span(match.start(1), match.end(1), Entity.PERSON)
 
 
@@ -188,7 +189,7 @@ def _placed(document: MatchText) -> Iterator[Span]:
     if closing is not None:
         match, value = closing, closing[1]
         upper = any(c.islower() for c in text)
-        if folded[match.start(1) : match.end(1)] not in STOP | MEDICAL | TITLES and (
+        if folded[match.start(1) : match.end(1)] not in _NO_NAMES and (
             value.isupper() if upper and any(c.isupper() for c in text) else True
         ):
             yield Span(match.start(1), match.end(1), Entity.PERSON)
@@ -304,9 +305,7 @@ def _is_greeted(document: MatchText, start: int, end: int) -> bool:
     """``bom dia, thomas``: a word that is no other, up to the end of its phrase."""
     word = document.folded[start:end]
     follows = document.text[end : end + 1]
-    return (
-        follows in ("", ",", "\n", "!", ".", "?") and len(word) > 2 and word not in STOP | MEDICAL
-    )
+    return follows in ("", ",", "\n", "!", ".", "?") and len(word) > 2 and word not in _NO_NAMES
 
 
 def _speakers(document: MatchText) -> Iterator[Span]:
