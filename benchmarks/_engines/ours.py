@@ -44,14 +44,14 @@ class Ours:
         return time.perf_counter() - start
 
     def decode(self, ids: Sequence[int], num_tokens: int) -> float:
-        logits = self._stage.extend("decode", np.array(ids, np.int32), base_len=0).logits
-        length = len(ids)
+        prefill = self._generator.prefill(ids)
+        logits, length = prefill.logits, prefill.num_tokens
         start = time.perf_counter()
         for _ in range(num_tokens):
-            token = int(logits[0].argmax())
-            logits = self._stage.extend(
-                "decode", np.array([token], np.int32), base_len=length
-            ).logits
+            token = np.array([int(logits.argmax())], np.int32)
+            output = self._stage.extend(prefill.session, token, base_len=length)
+            assert output.logits is not None
+            logits = output.logits[0]
             length += 1
         return time.perf_counter() - start
 
