@@ -38,7 +38,9 @@ def edge_only_python(tmp_path_factory):
         check=False,
     )
     if install.returncode != 0:
-        pytest.skip(f"no package registry can be reached to install the extra: {install.stderr[-200:]}")
+        pytest.skip(
+            f"no package registry can be reached to install the extra: {install.stderr[-200:]}"
+        )
     return python
 
 
@@ -70,15 +72,31 @@ def test_the_extra_brings_no_torch_and_answers_a_request(edge_only_python, tmp_p
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_console_script_works_there(edge_only_python, tmp_path):
-    (tmp_path / "in.jsonl").write_text('{"id": 1, "text": "Lungs are clear."}\n{"id": 2}\nnot json\n')
+    (tmp_path / "in.jsonl").write_text(
+        '{"id": 1, "text": "Lungs are clear."}\n{"id": 2}\nnot json\n'
+    )
     script = edge_only_python.parent / "edge-agent"
     done = subprocess.run(
-        [script, "run", "--task", "cxr-triage", "--input", "in.jsonl", "--output", "out.jsonl", "--offline"],
+        [
+            script,
+            "run",
+            "--task",
+            "cxr-triage",
+            "--input",
+            "in.jsonl",
+            "--output",
+            "out.jsonl",
+            "--offline",
+        ],
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "TANDEM_EDGE_STATE_FOLDER": str(tmp_path / "state")},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(Path.home()),
+            "TANDEM_EDGE_STATE_FOLDER": str(tmp_path / "state"),
+        },
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
