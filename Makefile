@@ -26,8 +26,9 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# `make bench NAME=end_to_end`
+# `make bench NAME=end_to_end`; the first time it installs the peers, of which llama.cpp is compiled for some minutes.
 bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet '.[bench]'
 	$(BIN)/python -m benchmarks $(NAME) --json
 
 setup: $(STAMP)
