@@ -133,12 +133,14 @@ def serve(
             "fingerprint": card.fingerprint,
             "pid": os.getpid(),
         }
-        print_json(document)
-        sys.stdout.flush()
-        if ready_file is not None:
+        if (
+            ready_file is not None
+        ):  # before the line on stdout: whoever reads that may look for the file
             staging = ready_file.with_name(ready_file.name + ".part")
             staging.write_text(json.dumps(document) + "\n", encoding="utf-8")
             staging.replace(ready_file)
+        print_json(document)
+        sys.stdout.flush()
 
     asyncio.run(
         serve_until_signal(config, make_backend=make_transformers_backend, on_ready=on_ready)

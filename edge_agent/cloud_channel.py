@@ -99,6 +99,12 @@ class _Lent:
     retired_at: float | None = None
 
 
+class _ClosedError(UnavailableError):
+    """This side closed the channel, so trying again cannot help."""
+
+    is_transient = False
+
+
 class CloudChannel:
     """Lends the channel to calls. Made on first use; swapped when a certificate file changes. Thread-safe."""
 
@@ -146,7 +152,7 @@ class CloudChannel:
         """
         with self._lock:
             if self._closed:
-                raise UnavailableError("the way to the cloud is closed; open a new agent")
+                raise _ClosedError("the way to the cloud is closed; open a new agent")
             self._renew()
             lent = self._current
             assert lent is not None

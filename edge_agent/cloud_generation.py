@@ -178,6 +178,9 @@ class Generation:
         """Say what the end of a broken stream means for this request; forget a resume token that nobody knows."""
         if self.cancel.is_set():
             return RequestCancelledError("the request was cancelled")
+        if isinstance(wire_error, RequestCancelledError):
+            # Not by us: a server that stops cuts off what outlasts its grace.
+            wire_error = UnavailableError("the cloud's answer broke off; try again")
         if self._is_draining and isinstance(wire_error, UnavailableError):
             return DrainingError(wire_error.message, retry_after_s=wire_error.retry_after_s)
         unknown_token = (NotFoundError, PreconditionError, InvalidRequestError)

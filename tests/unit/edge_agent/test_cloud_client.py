@@ -703,3 +703,16 @@ def test_bytes_of_failed_calls_are_told_too() -> None:
         with pytest.raises(UnavailableError):
             client.generate(make_anonymized(), options=OPTIONS, on_sent=sent.append)
         assert sent == [request.ByteSize() + 5 for request in cloud.requests]
+
+
+def test_a_stream_that_the_server_cancels_is_asked_again() -> None:
+    cut = refuses(
+        RequestCancelledError("cut off by a server that stops"), started(), delta("No eff")
+    )
+    with ScriptedCloud(cut, answers("No eff", "usion")) as cloud, client_of(cloud.target) as client:
+        pieces: list[str] = []
+        answer = client.generate(
+            make_anonymized(), options=GenerateOptions(max_output_tokens=8), on_text=pieces.append
+        )
+    assert answer.text == "".join(pieces) == "No effusion"
+    assert answer.num_attempts == 2
