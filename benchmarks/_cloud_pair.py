@@ -19,24 +19,24 @@ import numpy as np
 import platformdirs
 
 from benchmarks._shaped_link import ShapedLink
-from cloud_service import pki
-from cloud_service.identity import Identity
-from edge_agent.drafter import Drafter
-from edge_agent.extend_stream import ExtendStream
-from edge_agent.verify import Verification, VerifyResult
-from partition.draft_length import RoundCosts
-from partition.frame_messages import Opening
-from partition.frames import Agreement, Extend, Extended, prefix_hash
-from partition.profile import Compute
-from partition.profile_command import sizes_of
-from partition.profiler import Profiler, fit_polynomial
-from partition.sampling import SamplingRule, choose
+from cloud_service.tenancy import pki
+from cloud_service.tenancy.identity import Identity
+from edge_agent.cloud.extend_stream import ExtendStream
+from edge_agent.extend.drafter import Drafter
+from edge_agent.extend.verify import Verification, VerifyResult
+from partition.extend.draft_length import RoundCosts
+from partition.extend.frame_messages import Opening
+from partition.extend.frames import Agreement, Extend, Extended, prefix_hash
+from partition.extend.verify import DraftingSession
+from partition.generation.sampling import SamplingRule, choose
+from partition.planning.profile import Compute
+from partition.planning.profile_command import sizes_of
+from partition.planning.profiler import Profiler, fit_polynomial
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision
-from partition.tokenizer import Tokenizer
-from partition.verify import DraftingSession
-from partition.weight_source import open_weights
-from partition.weights import ModelStore
+from partition.store.model_store import ModelStore
+from partition.text.tokenizer import Tokenizer
+from partition.weights.weight_source import open_weights
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 from protos.request_id import new_request_id
 

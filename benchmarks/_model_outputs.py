@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from edge_agent.flow import LabelScore, LocalAnswer, Request
 from edge_agent.local_model import LocalModel
+from partition.store.model_store import ModelStore
 from partition.task import Message, Role, Task
-from partition.weights import ModelStore
 
 CACHE = Path(platformdirs.user_cache_dir("tandem")) / "benchmarks" / "model-outputs"
 _CONTEXT_TOKENS = 2048

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision, StageRange
-from partition.tokenizer import Tokenizer
-from partition.weight_source import open_weights
-from partition.weights import ModelStore
+from partition.store.model_store import ModelStore
+from partition.text.tokenizer import Tokenizer
+from partition.weights.weight_source import open_weights
 
 Floats = NDArray[np.float32]
 _CONTEXT_TOKENS = 1024

@@ -26,7 +26,7 @@ from benchmarks.line import Line, Options
 from edge_agent.anonymize.anonymizer import Anonymizer
 from edge_agent.anonymize.pipelines import ENGLISH
 from edge_agent.vault import Vault
-from partition.weights import ModelStore
+from partition.store.model_store import ModelStore
 
 _LANGUAGES = ("en", "pt", "zh")
 _REPORT_CHARACTERS = 1000

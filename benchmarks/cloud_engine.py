@@ -93,7 +93,7 @@ class _Ours:
 
     def __call__(self, prompts: Prompts) -> None:
         from cloud_service.engine.job import Job
-        from partition.sampling import SamplingRule
+        from partition.generation.sampling import SamplingRule
 
         listeners = [_Listener() for _ in prompts]
         for prompt, listener in zip(prompts, listeners, strict=True):

@@ -15,9 +15,9 @@ import platformdirs
 
 from benchmarks._engines.engine import EngineProcess, is_installed
 from benchmarks.line import Line, Options
+from partition.store.model_store import ModelStore
 from partition.task import Message, Role, load_task
-from partition.tokenizer import Tokenizer
-from partition.weights import ModelStore
+from partition.text.tokenizer import Tokenizer
 
 MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 THREADS = 2

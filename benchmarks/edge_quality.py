@@ -17,13 +17,13 @@ import platformdirs
 
 from benchmarks._model_outputs import read_examples
 from benchmarks.line import Line, Options
-from partition.sampling import log_softmax
+from partition.generation.sampling import log_softmax
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision
+from partition.store.model_store import ModelStore
 from partition.task import Message, Role, load_task
-from partition.tokenizer import Tokenizer
-from partition.weight_source import open_weights
-from partition.weights import ModelStore
+from partition.text.tokenizer import Tokenizer
+from partition.weights.weight_source import open_weights
 
 MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 REFERENCE = "float32 of the same weights"

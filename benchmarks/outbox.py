@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.line import Line, Options
-from edge_agent.cloud import WireIds
+from edge_agent.cloud.cloud import WireIds
 from edge_agent.keystore import KeyStore
-from edge_agent.outbox import Kind, Outbox
+from edge_agent.outbox.outbox import Kind, Outbox
 from edge_agent.sealing import seal_bytes
 
 PAYLOAD_BYTES, VAULT_BYTES = 2_000, 400  # of a radiology report

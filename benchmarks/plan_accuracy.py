@@ -14,7 +14,7 @@ from benchmarks._cloud_pair import CloudPair, EdgeModel, Timing, cloud_pair
 from benchmarks._model_outputs import read_examples
 from benchmarks.line import Line, Options
 from benchmarks.verify import PROMPT
-from partition.cost import (
+from partition.planning.cost import (
     Mode,
     Prediction,
     Routing,
@@ -25,7 +25,7 @@ from partition.cost import (
     round_costs,
     verify,
 )
-from partition.profile import Compute, Link
+from partition.planning.profile import Compute, Link
 from partition.task import Message, Role
 
 MODEL = "smollm2-135m-instruct"

@@ -1,7 +1,7 @@
 """Routing: how well the device knows its own errors, what a certificate keeps, and how soon an alarm speaks.
 
 Figures from simulation need nothing. Figures of real models come from answers kept on disk (a full run asks the models for
-what is missing, which takes hours on a laptop; ``--quick`` takes what is there). Definitions: :mod:`partition.quality`.
+what is missing, which takes hours on a laptop; ``--quick`` takes what is there). Definitions: :mod:`partition.calibration.quality`.
 
 The device's scorer is judged in cross-validation: five folds that never part texts which differ only in case, digits or
 punctuation. Intervals are 95 % bootstrap intervals over such groups of texts.
@@ -27,9 +27,8 @@ from benchmarks._model_outputs import (
 )
 from benchmarks.line import Line, Options
 from edge_agent.confidence import features
-from partition.alarm import ErrorAlarm
-from partition.calibration import Claim, certify, divide, sample_of
-from partition.quality import (
+from partition.calibration.calibration import Claim, certify, divide, sample_of
+from partition.calibration.quality import (
     apgr,
     aurc,
     auroc,
@@ -39,10 +38,11 @@ from partition.quality import (
     excess_aurc,
     quality_by_cloud_share,
 )
-from partition.records import Record, cluster_of
-from partition.scorer_training import rescored, train
+from partition.calibration.records import Record, cluster_of
+from partition.calibration.scorer_training import rescored, train
+from partition.calibration.threshold_search import Sample, fixed_sequence
+from partition.oversight.alarm import ErrorAlarm
 from partition.task import Task, load_task
-from partition.threshold_search import Sample, fixed_sequence
 
 EDGE_MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 CLOUD_MODEL = "qwen2.5-coder-1.5b-instruct"

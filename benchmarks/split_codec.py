@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks._stage_chain import Floats, StageChain, texts
 from benchmarks.line import Line, Options
-from partition.activations import Codec, decode, default_outliers, encode, row_bytes
+from partition.extend.activations import Codec, decode, default_outliers, encode, row_bytes
 
 MODEL = "smollm2-135m-instruct"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks._stage_chain import Floats, StageChain, texts
 from benchmarks.line import Line, Options
-from partition.activations import Codec, decode, encode
+from partition.extend.activations import Codec, decode, encode
 
 MODEL = "smollm2-135m-instruct"
 RIDGE = 1e-2  # of the mean variance of a channel

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.line import Line, Options
-from partition.delta import apply_delta, make_delta, zstd
 from partition.errors import ModelStoreError
+from partition.release.delta import apply_delta, make_delta, zstd
 
 MODEL = "smollm2-135m-instruct"
 LEARNING_RATE = 2e-5

@@ -18,20 +18,20 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from benchmarks.line import Line, Options
-from cloud_service.device_reports import DeviceReport, record_report
-from cloud_service.fleet import Fleet, Rollout, RolloutState
-from cloud_service.identity import Identity
-from cloud_service.publisher import (
+from cloud_service.fleet.device_reports import DeviceReport, record_report
+from cloud_service.fleet.fleet import Fleet, Rollout, RolloutState
+from cloud_service.fleet.rollout import Policy, fewest_failures
+from cloud_service.releases.keys import load_public_key, load_signer, make_key, sign_file
+from cloud_service.releases.publisher import (
     ReleaseRequest,
     begin_repository,
     open_repository,
     stage_release,
 )
-from cloud_service.release_keys import load_public_key, load_signer, make_key, sign_file
-from cloud_service.release_service import open_fleet_store
-from cloud_service.repository import ReleaseRepository
-from cloud_service.rollout import Policy, fewest_failures
-from partition.desired import Desired, choose_release
+from cloud_service.releases.repository import ReleaseRepository
+from cloud_service.releases.service import open_fleet_store
+from cloud_service.tenancy.identity import Identity
+from partition.release.desired import Desired, choose_release
 
 NUM_DEVICES = 1_000
 CHANNEL = "cxr"

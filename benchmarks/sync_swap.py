@@ -18,8 +18,8 @@ from benchmarks.line import Line, Options
 from edge_agent.flow import Request
 from edge_agent.local_model import LocalModel
 from edge_agent.sync.switch import Switch
+from partition.store.model_store import ModelStore
 from partition.task import Message, Role, Task, TaskKind
-from partition.weights import ModelStore
 
 MODEL = "smollm2-135m-instruct"
 NUM_THREADS = 2

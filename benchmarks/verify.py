@@ -12,9 +12,9 @@ import numpy as np
 from benchmarks._cloud_pair import CloudPair, EdgeModel, Timing, cloud_pair, no_drafts
 from benchmarks._model_outputs import read_examples
 from benchmarks.line import Line, Options
-from partition.cost import Scenario, Workload, round_costs
-from partition.draft_length import RoundCosts
-from partition.profile import Link
+from partition.extend.draft_length import RoundCosts
+from partition.planning.cost import Scenario, Workload, round_costs
+from partition.planning.profile import Link
 from partition.task import Message, Role
 
 PAIRS = {

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cloud_service.cli_fleet import fleet
-from cloud_service.cli_publish import publish
-from cloud_service.cli_tenants import tenants
+from cloud_service.commands.fleet import fleet
+from cloud_service.commands.publish import publish
+from cloud_service.commands.tenants import tenants
 from cloud_service.config import load_config
 from cloud_service.errors import CloudServiceError
-from cloud_service.identity import Identity
+from cloud_service.tenancy.identity import Identity
 from partition.console_script import json_option, print_json, run_script, verbose_option
 from partition.errors import PartitionError
 
@@ -46,7 +46,7 @@ def init(directory: Path, hosts: tuple[str, ...], tenant: str, device: str, as_j
 
     Nothing is ever overwritten. For a fleet, use your own authority.
     """
-    from cloud_service import pki
+    from cloud_service.tenancy import pki
 
     config = directory / "cloud.toml"
     if config.exists():
@@ -73,7 +73,7 @@ def init(directory: Path, hosts: tuple[str, ...], tenant: str, device: str, as_j
 @verbose_option
 def issue(directory: Path, tenant: str, device: str, days: int, as_json: bool) -> None:
     """Issue one more device certificate, signed by the authority in DIRECTORY."""
-    from cloud_service import pki
+    from cloud_service.tenancy import pki
 
     pair = pki.issue_device(directory, Identity(tenant=tenant, device=device), days=days)
     _tell({"device_certificate": str(pair.certificate), "device_key": str(pair.key)}, as_json)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cloud_service.config import PricesConfig
-from cloud_service.identity import Identity
-from partition.sampling import SamplingRule
+from cloud_service.tenancy.identity import Identity
+from partition.generation.sampling import SamplingRule
 from partition.task import Message
 
 _MILLION = 1_000_000

@@ -22,34 +22,34 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import start_http_server
 
-from cloud_service.access import Access
 from cloud_service.backends.backend import Backend, ModelSlot
 from cloud_service.config import CloudConfig, split_address
-from cloud_service.credentials import backend_credentials, server_credentials
-from cloud_service.dedupe import Dedupe
-from cloud_service.envelope import Envelope, load_master_key
 from cloud_service.errors import CloudServiceError
-from cloud_service.identity import Identity
-from cloud_service.interceptors import (
+from cloud_service.metrics import Metrics
+from cloud_service.model_card import ModelCard
+from cloud_service.releases.service import ReleaseService
+from cloud_service.rpc.interceptors import (
     GuardInterceptor,
     RunningCalls,
     observed,
     timed,
     translated,
 )
-from cloud_service.metrics import Metrics
-from cloud_service.model_card import ModelCard
-from cloud_service.release_service import ReleaseService
-from cloud_service.servicers import (
+from cloud_service.rpc.servicers import (
     FeedbackServicer,
     InferenceServicer,
     ServiceParts,
 )
-from cloud_service.sessions import SessionTable
-from cloud_service.state_store import StateStore, open_state
-from cloud_service.sync_servicer import SyncServicer
-from cloud_service.tenants import make_tenants
-from cloud_service.tokens import TokenVerifier
+from cloud_service.rpc.sync_servicer import SyncServicer
+from cloud_service.storage.dedupe import Dedupe
+from cloud_service.storage.envelope import Envelope, load_master_key
+from cloud_service.storage.sessions import SessionTable
+from cloud_service.storage.state_store import StateStore, open_state
+from cloud_service.tenancy.access import Access
+from cloud_service.tenancy.credentials import backend_credentials, server_credentials
+from cloud_service.tenancy.identity import Identity
+from cloud_service.tenancy.tenants import make_tenants
+from cloud_service.tenancy.tokens import TokenVerifier
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 from protos.sync.v1 import sync_pb2, sync_pb2_grpc

@@ -20,7 +20,7 @@ from edge_agent.flow import Answer, Request, Route
 from edge_agent.journey import Journey, OnText, Parts
 from edge_agent.sync.running import Stay, begin, sync_folder
 from edge_agent.sync.switch import Switch
-from partition.records import cluster_of
+from partition.calibration.records import cluster_of
 from partition.task import Task
 from protos.request_id import new_request_id
 

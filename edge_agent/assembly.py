@@ -19,14 +19,14 @@ from partition.task import Task, load_tasks
 
 if TYPE_CHECKING:
     from edge_agent.anonymize.anonymizer import Anonymizer
-    from edge_agent.cloud import WireIds
-    from edge_agent.cloud_client import CloudClient
+    from edge_agent.cloud.client import CloudClient
+    from edge_agent.cloud.cloud import WireIds
+    from edge_agent.extend.verify_route import VerifyRoute
     from edge_agent.keystore import KeyStore
     from edge_agent.local_model import LocalModel
     from edge_agent.metrics import Metrics
-    from edge_agent.verify_route import VerifyRoute
-    from partition.oversight import Oversight
-    from partition.weights import ModelStore
+    from partition.oversight.oversight import Oversight
+    from partition.store.model_store import ModelStore
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ def assemble(config: EdgeConfig) -> Parts:
     """
     tasks = _load_tasks(config)
     # From here on heavy libraries are loaded, each by the part that needs it.
-    from edge_agent.cloud import WireIds
-    from edge_agent.delivery import Delivery
+    from edge_agent.cloud.cloud import WireIds
     from edge_agent.keystore import KeyStore
     from edge_agent.metrics import Metrics
-    from edge_agent.outbox import Outbox, OutboxLimits
+    from edge_agent.outbox.delivery import Delivery
+    from edge_agent.outbox.outbox import Outbox, OutboxLimits
     from edge_agent.trust import Trust
-    from partition.weights import ModelStore
+    from partition.store.model_store import ModelStore
 
     metrics = Metrics()
     keys = KeyStore.open(config.state_folder / KEY_FILE)
@@ -105,9 +105,9 @@ def open_oversight(config: EdgeConfig, keys: KeyStore) -> Oversight | None:
     """Open what remembers audits; None when nothing is audited."""
     if config.audit.rate == 0.0:
         return None
-    from partition.audit import AuditPlan
     from partition.errors import PartitionError
-    from partition.oversight import Oversight
+    from partition.oversight.audit import AuditPlan
+    from partition.oversight.oversight import Oversight
 
     try:
         plan = AuditPlan(
@@ -133,7 +133,7 @@ def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
         PartitionError: A task file or model is wrong or cannot be had.
     """
     from edge_agent.trust import Trust
-    from partition.weights import ModelStore
+    from partition.store.model_store import ModelStore
 
     tasks = _load_tasks(config)
     model = _open_model(config, ModelStore(config.cache_folder, offline=config.offline))
@@ -179,7 +179,7 @@ def _make_verify(config: EdgeConfig, cloud: CloudClient) -> VerifyRoute | None:
     """Make the VERIFY route; None unless it is wanted."""
     if not config.cloud.verify:
         return None
-    from edge_agent.verify_route import make_verify_route
+    from edge_agent.extend.verify_route import make_verify_route
 
     return make_verify_route(cloud, config.cloud.profile)
 
@@ -189,7 +189,7 @@ def _make_cloud(config: EdgeConfig, *, wire_ids: WireIds, metrics: Metrics) -> C
     settings = config.cloud
     if config.offline or not settings.target:
         return None
-    from edge_agent.cloud_client import CloudClient, TlsFiles
+    from edge_agent.cloud.client import CloudClient, TlsFiles
 
     credentials = None
     if not settings.insecure_loopback:

@@ -16,8 +16,8 @@ from edge_agent.agent import EdgeAgent
 from edge_agent.errors import EdgeError, InputError, OutputError
 from edge_agent.flow import Answer, Route
 from edge_agent.jsonl import RequestLine, answer_line, error_line, parse_line, read_lines, to_bytes
+from partition.calibration.records import Record, RecordWriter
 from partition.errors import PartitionError
-from partition.records import Record, RecordWriter
 from protos.errors import WireError
 
 

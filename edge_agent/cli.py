@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edge_agent.cli_anonymize import anonymize
-from edge_agent.cli_audits import audits
-from edge_agent.cli_models import models
-from edge_agent.cli_sync import golden, sync
+from edge_agent.commands.anonymize import anonymize
+from edge_agent.commands.audits import audits
+from edge_agent.commands.models import models
+from edge_agent.commands.sync import golden, sync
 from edge_agent.errors import EdgeError
 from partition.console_script import json_option, print_json, run_script, verbose_option
 from partition.errors import PartitionError
@@ -164,7 +164,7 @@ def run(
 def serve(host: str | None, port: int | None, config_path: Path | None, offline: bool) -> None:
     """Serve the OpenAI-compatible HTTP API on this machine."""
     from edge_agent.config import load_config
-    from edge_agent.http_server import serve_http
+    from edge_agent.http_api.server import serve_http
 
     http = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     flags: dict[str, Any] = {"http": http} if http else {}

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.flow import Confidence, LocalAnswer
-from partition.scorer import Scorer, sigmoid
+from partition.calibration.scorer import Scorer, sigmoid
 from partition.task import Task, TaskKind
 
 _MAX_LABELS = 16  # of a task with more, single labels get no feature of their own

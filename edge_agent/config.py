@@ -28,7 +28,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
-from partition.audit import OnAlarm
+from partition.oversight.audit import OnAlarm
 from partition.settings import NESTED, Settings, load_settings
 
 ENVIRONMENT_PREFIX = "TANDEM_EDGE_"

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from edge_agent.after_prefix import AfterPrefix
 from edge_agent.cancellation import Cancellation
-from edge_agent.cloud import Cloud, CloudAnswer, GenerateOptions
+from edge_agent.cloud.cloud import Cloud, CloudAnswer, GenerateOptions
 from edge_agent.confidence import assess
 from edge_agent.errors import (
     AnonymizationError,
@@ -17,6 +16,7 @@ from edge_agent.errors import (
     OutboxError,
     RequestStoppedError,
 )
+from edge_agent.extend.after_prefix import AfterPrefix
 from edge_agent.flow import (
     Answer,
     Confidence,
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from edge_agent.anonymize.anonymized import Anonymized
     from edge_agent.anonymize.anonymizer import Anonymizer
     from edge_agent.anonymize.closed import ClosedAnonymizer
-    from edge_agent.delivery import Delivery
+    from edge_agent.extend.verify_route import VerifyRoute
     from edge_agent.local_model import LocalModel
     from edge_agent.metrics import Metrics
+    from edge_agent.outbox.delivery import Delivery
     from edge_agent.trust import Trust
     from edge_agent.vault import Vault
-    from edge_agent.verify_route import VerifyRoute
 
 logger = logging.getLogger(__name__)
 

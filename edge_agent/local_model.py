@@ -14,10 +14,10 @@ from edge_agent.locked_stage import LockedStage
 from partition.task import Message, Task, TaskKind
 
 if TYPE_CHECKING:
-    from partition.generation import Generator, Prefill
+    from partition.generation.generation import Generator, Prefill
     from partition.stages.onnx_stage import OnnxStage
     from partition.stages.stage_range import Precision
-    from partition.tokenizer import Tokenizer
+    from partition.text.tokenizer import Tokenizer
 
 _NUM_SESSIONS: Final = 2  # conversations whose caches are kept: a task's, and a chat's beside it
 
@@ -67,11 +67,11 @@ class LocalModel:
             ModelFileError: The file is damaged, or the cache cannot be written.
             MemoryLimitError: It would need more than ``max_memory_mb``.
         """
-        from partition.generation import Generator
+        from partition.generation.generation import Generator
         from partition.stages.onnx_stage import OnnxStage
         from partition.stages.stage_range import Precision
-        from partition.tokenizer import Tokenizer
-        from partition.weight_source import open_weights
+        from partition.text.tokenizer import Tokenizer
+        from partition.weights.weight_source import open_weights
 
         source = open_weights(path)
         tokenizer = Tokenizer.open(path)
@@ -115,7 +115,7 @@ class LocalModel:
             RequestStoppedError: ``cancel`` was set before the answer began.
             ModelFileError: The chat template refuses the order of the roles.
         """
-        from partition.generation import StoppedError
+        from partition.generation.generation import StoppedError
 
         prompt = self._tokenizer.chat.render(messages)
         ids = self._tokenizer.encode(prompt, with_specials=True)
@@ -187,7 +187,7 @@ class LocalModel:
         on_text: Callable[[str], None] | None,
         cancel: threading.Event | None,
     ) -> LocalAnswer:
-        from partition.sampling import SamplingRule
+        from partition.generation.sampling import SamplingRule
 
         limit = task.limits.max_output_tokens
         if request.max_output_tokens is not None:
@@ -218,7 +218,7 @@ def _entropy(prefill: Prefill) -> float:
     """Nats, of the distribution of the first answer token."""
     import numpy as np
 
-    from partition.sampling import log_softmax
+    from partition.generation.sampling import log_softmax
 
     log_probabilities = log_softmax(prefill.logits)
     return float(-(np.exp(log_probabilities) * log_probabilities).sum())

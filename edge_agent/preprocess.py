@@ -72,7 +72,7 @@ def prepare(request: Request, task: Task) -> Prepared:
         raise InputError("a request has exactly one of text, messages and dicom; give one of them")
     known = request.known
     if request.dicom is not None:
-        from edge_agent.dicom import read_report
+        from edge_agent.dicom.report import read_report
 
         report = read_report(request.dicom, task.dicom_fields)
         said: tuple[Message, ...] = (Message(role=Role.USER, text=report.text),)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from edge_agent.errors import ConfigError
 from edge_agent.flow import Confidence
 from edge_agent.router import Threshold
-from partition.certificate import Certificate
+from partition.calibration.certificate import Certificate
+from partition.calibration.scorer import Scorer
 from partition.errors import CalibrationError, OversightError, PartitionError
 from partition.fingerprint import UNSCORED, Setup, fingerprint
-from partition.scorer import Scorer
 from partition.task import Task
 
 if TYPE_CHECKING:
-    from partition.oversight import Oversight
+    from partition.oversight.oversight import Oversight
 
 logger = logging.getLogger(__name__)
 

@@ -13,22 +13,22 @@ from partition.errors import PartitionError
 _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     # name: module, attribute, help; a module is imported only when its command runs
     "advise": (
-        "partition.advise_command",
+        "partition.advice.advise_command",
         "advise",
         "Local, cloud or hybrid: cost, break-even, factors, risks.",
     ),
     "plan": (
-        "partition.plan_command",
+        "partition.planning.plan_command",
         "plan",
         "Which mode a task runs in on a measured device, and why.",
     ),
     "profile": (
-        "partition.profile_command",
+        "partition.planning.profile_command",
         "profile",
         "Measure a model on this machine, for plan.",
     ),
     "calibrate": (
-        "partition.calibrate_command",
+        "partition.calibration.calibrate_command",
         "calibrate",
         "From labelled answers to a certified threshold.",
     ),

@@ -31,7 +31,7 @@ from edge_agent import Answer, EdgeAgent, Request, Route
 from edge_agent.errors import EdgeError
 from edge_agent.jsonl import parse_line
 from partition.errors import PartitionError
-from partition.weights import ModelStore
+from partition.store.model_store import ModelStore
 from protos.errors import WireError
 from samples.wiretap import Capture, Pki, Wiretap
 

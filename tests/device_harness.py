@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge_agent.circuit_breaker import BreakerLimits, CircuitBreaker
-from edge_agent.cloud import WireIds
-from edge_agent.cloud_client import CloudClient, TlsFiles
-from edge_agent.delivery import Delivery, DeliverySettings
+from edge_agent.cloud.circuit_breaker import BreakerLimits, CircuitBreaker
+from edge_agent.cloud.client import CloudClient, TlsFiles
+from edge_agent.cloud.cloud import WireIds
 from edge_agent.flow import Entity, Request
 from edge_agent.keystore import KeyStore
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.delivery import Delivery, DeliverySettings
+from edge_agent.outbox.outbox import Outbox
 from edge_agent.vault import Vault
 from tests.simulators import CHAT, make_anonymized
 

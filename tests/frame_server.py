@@ -8,13 +8,13 @@ from typing import Any, Protocol, Self
 
 import grpc
 
-from partition.frame_messages import (
+from partition.extend.frame_messages import (
     Opening,
     frame_from_message,
     opening_from_message,
     reply_to_message,
 )
-from partition.frames import Agreement, Extend, Reply
+from partition.extend.frames import Agreement, Extend, Reply
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from partition.activations import decode
-from partition.frames import Extend, Extended, Mismatch, Reply, Work
-from partition.sampling import SamplingRule, choose
-from partition.split import TailSession
+from partition.extend.activations import decode
+from partition.extend.frames import Extend, Extended, Mismatch, Reply, Work
+from partition.extend.split import TailSession
+from partition.extend.verify import VerifyingSession
+from partition.generation.sampling import SamplingRule, choose
 from partition.stages.stage import Stage
-from partition.verify import VerifyingSession
 from tests.numpy_stage import WIDTH
 from tests.simulators import Clock
 
@@ -89,7 +89,7 @@ class Faults:
 
 
 class SimulatedFrames:
-    """A frame channel in simulated time; implements ``edge_agent.frame_channel.FrameChannel``.
+    """A frame channel in simulated time; implements ``edge_agent.extend.frame_channel.FrameChannel``.
 
     Args:
         handle: The cloud.

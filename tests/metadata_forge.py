@@ -20,7 +20,7 @@ from tuf.api.metadata import (
 )
 
 from edge_agent.sync.transport import BlobChunk, Reported
-from partition.desired import Desired
+from partition.release.desired import Desired
 from protos.errors import NotFoundError, UnavailableError, WireError
 
 LATER = datetime.now(UTC).replace(microsecond=0) + timedelta(days=30)

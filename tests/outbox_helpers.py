@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_agent.cloud import WireIds
+from edge_agent.cloud.cloud import WireIds
 from edge_agent.keystore import KeyStore
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.outbox import Outbox
 from edge_agent.sealing import open_bytes, seal_bytes
 
 ROOT_KEY = bytes(range(32))

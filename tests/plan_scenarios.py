@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from partition.cost import Routing, Scenario, Workload
-from partition.draft_length import geometric
-from partition.profile import Compute, Link, Power, Prices
+from partition.extend.draft_length import geometric
+from partition.planning.cost import Routing, Scenario, Workload
+from partition.planning.profile import Compute, Link, Power, Prices
 
 EDGE = Compute(
     model="small",

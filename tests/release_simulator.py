@@ -7,11 +7,11 @@ from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner
 
-from cloud_service.publisher import ReleaseRequest, StagedRelease, stage_release
-from cloud_service.release_keys import sign_file
-from cloud_service.release_roles import make_root, make_targets
-from cloud_service.repository import ReleaseRepository, utc_now
-from partition.desired import Desired
+from cloud_service.releases.keys import sign_file
+from cloud_service.releases.publisher import ReleaseRequest, StagedRelease, stage_release
+from cloud_service.releases.repository import ReleaseRepository, utc_now
+from cloud_service.releases.roles import make_root, make_targets
+from partition.release.desired import Desired
 
 
 class Publisher:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import grpc
 
 from edge_agent.anonymize.anonymized import _SEAL, Anonymized
-from edge_agent.cloud import CloudAnswer, CloudModel, FinishReason, GenerateOptions, Outcome
+from edge_agent.cloud.cloud import CloudAnswer, CloudModel, FinishReason, GenerateOptions, Outcome
 from edge_agent.flow import Entity, LabelScore, Usage
 from partition.task import Message, Role, Task, TaskKind
 from protos.errors import DETAILS_KEY, RequestCancelledError, UnavailableError, WireError, to_status
@@ -62,7 +62,7 @@ class Clock:
 
 
 class SimulatedCloud:
-    """A cloud in memory behind the real interface (``edge_agent.cloud.Cloud``), with the real one's memory of request ids."""
+    """A cloud in memory behind the real interface (``edge_agent.cloud.cloud.Cloud``), with the real one's memory of request ids."""
 
     def __init__(self, text: str = "No effusion. [PERSON_1] is well.") -> None:
         self.text = text

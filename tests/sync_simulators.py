@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cloud_service.repository import ReleaseRepository
+from cloud_service.releases.repository import ReleaseRepository
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.download import Pace
 from edge_agent.sync.gate import GateVerdict
 from edge_agent.sync.transport import BlobChunk, Reported
-from partition.manifest import Manifest
+from partition.release.manifest import Manifest
 from protos.errors import NotFoundError, UnavailableError
 
 CHUNK_BYTES = 256 << 10

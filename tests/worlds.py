@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from partition.records import Record
+from partition.calibration.records import Record
 
 
 @dataclass(frozen=True)

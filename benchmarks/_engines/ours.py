@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime
 
 from benchmarks._engines.engine import CONTEXT_TOKENS
-from partition.generation import Generator
+from partition.generation.generation import Generator
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision
-from partition.tokenizer import Tokenizer
-from partition.weight_source import open_weights
+from partition.text.tokenizer import Tokenizer
+from partition.weights.weight_source import open_weights
 
 
 class Ours:

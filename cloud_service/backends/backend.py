@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from cloud_service.generation import GenerationEvent, Prompt
-from cloud_service.identity import Identity
 from cloud_service.model_card import ModelCard
-from cloud_service.sessions import Session
-from partition.frame_messages import Opening
+from cloud_service.storage.sessions import Session
+from cloud_service.tenancy.identity import Identity
+from partition.extend.frame_messages import Opening
 from protos.errors import NotFoundError, UnavailableError
 
 WARM_UP_RETRY_S = 2.0

@@ -22,15 +22,15 @@ from cloud_service.generation import (
     TextDelta,
     Usage,
 )
-from cloud_service.identity import Identity
 from cloud_service.metrics import Metrics
 from cloud_service.model_card import ModelCard
-from cloud_service.sessions import CloudSide, FrameRunner, Session
+from cloud_service.storage.sessions import CloudSide, FrameRunner, Session
+from cloud_service.tenancy.identity import Identity
 from partition.errors import ModelFileError
-from partition.frame_messages import Opening
-from partition.split import TailSession
-from partition.tokenizer import Tokenizer
-from partition.verify import VerifyingSession
+from partition.extend.frame_messages import Opening
+from partition.extend.split import TailSession
+from partition.extend.verify import VerifyingSession
+from partition.text.tokenizer import Tokenizer
 from protos.errors import (
     DeadlineExceededError,
     InternalError,

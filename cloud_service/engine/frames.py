@@ -12,11 +12,11 @@ import torch
 from cloud_service.engine.batching import BatchingEngine
 from cloud_service.engine.job import JobEnd
 from cloud_service.engine.sequence import Owner, Rows, Sequence
-from cloud_service.sessions import CloudSide, FrameResult
-from partition.frame_messages import Opening
-from partition.frames import NeedPrefill, Work
-from partition.sampling import choose
-from partition.split import TailSession
+from cloud_service.storage.sessions import CloudSide, FrameResult
+from partition.extend.frame_messages import Opening
+from partition.extend.frames import NeedPrefill, Work
+from partition.extend.split import TailSession
+from partition.generation.sampling import choose
 from protos.errors import (
     DeadlineExceededError,
     InternalError,

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from partition.sampling import SamplingRule
+from partition.generation.sampling import SamplingRule
 
 
 class JobEnd(enum.Enum):

@@ -15,11 +15,11 @@ from transformers.utils.logging import disable_progress_bar
 from cloud_service.config import ModelConfig
 from cloud_service.errors import ModelLoadError
 from cloud_service.model_card import ModelCard
-from partition.gguf import GGUFFile
 from partition.progress_bar import ProgressBar
-from partition.tokenizer import Tokenizer
-from partition.weight_source import GGUFWeights, file_fingerprint
-from partition.weights import ModelStore
+from partition.store.model_store import ModelStore
+from partition.text.tokenizer import Tokenizer
+from partition.weights.gguf import GGUFFile
+from partition.weights.weight_source import GGUFWeights, file_fingerprint
 
 logger = logging.getLogger(__name__)
 

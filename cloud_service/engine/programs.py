@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cloud_service.engine.job import Job, JobEnd, JobOutcome
 from cloud_service.engine.sequence import Branch, Owner, Rows
-from partition.sampling import choose, log_softmax
+from partition.generation.sampling import choose, log_softmax
 
 
 class Report:

@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 
 from cloud_service.engine.job import Job, JobEnd, JobOutcome
-from partition.sampling import choose, log_softmax
+from partition.generation.sampling import choose, log_softmax
 from protos.errors import QuotaExceededError, UnavailableError
 
 logger = logging.getLogger(__name__)

@@ -39,7 +39,7 @@ from edge_agent.flow import KnownValue, Prepared
 from edge_agent.vault import Vault
 
 if TYPE_CHECKING:
-    from partition.weights import ModelStore
+    from partition.store.model_store import ModelStore
 
 logger = logging.getLogger(__name__)
 

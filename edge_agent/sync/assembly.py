@@ -16,7 +16,7 @@ from edge_agent.sync.process_gate import ProcessGate
 from edge_agent.sync.running import sync_folder
 
 if TYPE_CHECKING:
-    from edge_agent.cloud_sync import GrpcSyncTransport
+    from edge_agent.cloud.sync_client import GrpcSyncTransport
     from edge_agent.config import EdgeConfig
     from edge_agent.metrics import Metrics
 
@@ -104,8 +104,8 @@ def open_transport(config: EdgeConfig, metrics: Metrics | None = None) -> GrpcSy
     Raises:
         ConfigError: A setting is missing or wrong.
     """
-    from edge_agent.cloud_channel import TlsFiles
-    from edge_agent.cloud_sync import GrpcSyncTransport
+    from edge_agent.cloud.channel import TlsFiles
+    from edge_agent.cloud.sync_client import GrpcSyncTransport
 
     cloud = config.cloud
     credentials = None
@@ -121,7 +121,7 @@ def open_transport(config: EdgeConfig, metrics: Metrics | None = None) -> GrpcSy
 
 def _factory_model(config: EdgeConfig) -> tuple[str, Path]:
     """Return digest and place of the model that the device was made with; no digest where it is no model of the store."""
-    from partition.weights import ModelStore
+    from partition.store.model_store import ModelStore
 
     path = Path(config.model.name)
     if path.suffix == ".gguf" or path.is_dir():

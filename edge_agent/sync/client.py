@@ -32,8 +32,8 @@ from edge_agent.sync.reports import ReportQueue
 from edge_agent.sync.store import ReleaseStore
 from edge_agent.sync.transport import Reported, SyncTransport
 from edge_agent.sync.trust import Release, TrustedRepository
-from partition.desired import Desired, choose_release
-from partition.manifest import Manifest, runs_on
+from partition.release.desired import Desired, choose_release
+from partition.release.manifest import Manifest, runs_on
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from edge_agent.sync.errors import NotReachableError, RefusedError
 from edge_agent.sync.store import ReleaseStore
 from edge_agent.sync.transport import SyncTransport
-from partition.manifest import PART_BYTES, Blob
+from partition.release.manifest import PART_BYTES, Blob
 from protos.errors import NotFoundError, WireError
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from partition.manifest import Manifest
+from partition.release.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

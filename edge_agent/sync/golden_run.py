@@ -18,7 +18,7 @@ from edge_agent.flow import Request
 from edge_agent.local_model import LocalModel
 from edge_agent.sync.release_layout import TASKS, folder_of
 from partition.errors import PartitionError
-from partition.golden import GoldenAnswer, GoldenPrompt, parse_golden
+from partition.release.golden import GoldenAnswer, GoldenPrompt, parse_golden
 from partition.task import Message, Role, load_tasks
 
 BUILT_IN_TASKS = Path(__file__).parents[1] / "tasks"

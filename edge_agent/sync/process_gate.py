@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edge_agent.sync.gate import GateVerdict
 from edge_agent.sync.release_layout import GOLDEN, model_of
 from partition.errors import ManifestError
-from partition.golden import GoldenAnswer, compare, parse_golden
-from partition.manifest import Manifest
+from partition.release.golden import GoldenAnswer, compare, parse_golden
+from partition.release.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from edge_agent.sync.download import Pace, fetch_blob
 from edge_agent.sync.errors import RefusedError
 from edge_agent.sync.store import ReleaseStore
 from edge_agent.sync.transport import SyncTransport
-from partition.manifest import Blob, BundleFile, FileDelta, Manifest
+from partition.release.manifest import Blob, BundleFile, FileDelta, Manifest
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.errors import NoSpaceError, RefusedError, SyncFolderError
-from partition.delta import CODEC, apply_delta
 from partition.errors import DeltaError, ManifestError
-from partition.manifest import PART_BYTES, Blob, FileDelta, Manifest, parse_manifest
+from partition.release.delta import CODEC, apply_delta
+from partition.release.manifest import PART_BYTES, Blob, FileDelta, Manifest, parse_manifest
 
 MANIFEST = "manifest.json"
 SYNC_EVERY_BYTES = 16 << 20  # what a power cut may cost of a download

@@ -33,9 +33,15 @@ from edge_agent.sync.disk import Disk
 from edge_agent.sync.errors import NotReachableError, RefusedError
 from edge_agent.sync.records import Floor
 from edge_agent.sync.transport import SyncTransport
-from partition.desired import MAX_DESIRED_BYTES, Desired, desired_path, manifest_path, parse_desired
 from partition.errors import ManifestError
-from partition.manifest import CHANNEL_LIMIT, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from partition.release.desired import (
+    MAX_DESIRED_BYTES,
+    Desired,
+    desired_path,
+    manifest_path,
+    parse_desired,
+)
+from partition.release.manifest import CHANNEL_LIMIT, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from protos.errors import NotFoundError, WireError
 
 logger = logging.getLogger(__name__)

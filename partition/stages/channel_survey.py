@@ -16,7 +16,7 @@ from partition.stages.embedding import TokenEmbedding, write_embedding
 from partition.stages.smoothing import Smoothing
 from partition.stages.stage_range import Precision, StageRange
 from partition.task import Message, Role
-from partition.weight_source import WeightSource
+from partition.weights.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _measure(source: WeightSource, folder: Path) -> dict[str, npt.NDArray[np.flo
 
 
 def _survey_ids(source: WeightSource) -> npt.NDArray[np.int32]:
-    from partition.tokenizer import Tokenizer
+    from partition.text.tokenizer import Tokenizer
 
     try:
         tokenizer = Tokenizer.open(source.path)

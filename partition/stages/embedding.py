@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from partition.errors import ModelFileError
-from partition.weight_names import EMBEDDING
-from partition.weight_source import WeightSource
+from partition.weights.weight_names import EMBEDDING
+from partition.weights.weight_source import WeightSource
 
 
 def write_embedding(source: WeightSource, folder: Path) -> None:

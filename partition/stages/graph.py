@@ -25,12 +25,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from partition.spec import Activation, ModelSpec
 from partition.stages.smoothing import NO_SMOOTHING, Point, Smoothing, point_name
 from partition.stages.stage_range import Precision, StageRange
 from partition.stages.tensor_file import TensorFileWriter
-from partition.weight_names import EMBEDDING, FINAL_NORM, HEAD, layer_weight
-from partition.weight_source import WeightSource
+from partition.weights.spec import Activation, ModelSpec
+from partition.weights.weight_names import EMBEDDING, FINAL_NORM, HEAD, layer_weight
+from partition.weights.weight_source import WeightSource
 
 Floats = npt.NDArray[np.float32]
 

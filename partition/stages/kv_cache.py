@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from partition.spec import ModelSpec
 from partition.stages.stage_range import StageRange
+from partition.weights.spec import ModelSpec
 
 _STEP_TOKENS: Final = 256  # positions by which buffers grow
 _ANSWER_TOKENS: Final = 64

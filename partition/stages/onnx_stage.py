@@ -14,13 +14,13 @@ from partition.errors import (
     ModelFileError,
     NeedPrefillError,
 )
-from partition.spec import ModelSpec
 from partition.stages.embedding import TokenEmbedding
 from partition.stages.kv_cache import KVCache
 from partition.stages.stage import Floats, StageOutput
 from partition.stages.stage_files import StageFiles, build_stage_files
 from partition.stages.stage_range import Precision, StageRange
-from partition.weight_source import WeightSource
+from partition.weights.spec import ModelSpec
+from partition.weights.weight_source import WeightSource
 
 _CHUNK_TOKENS: Final = (
     256  # positions of one run, so that a long prompt needs no more workspace than a short one

@@ -18,7 +18,7 @@ from partition.stages.channel_survey import survey_channels
 from partition.stages.embedding import write_embedding
 from partition.stages.smoothing import NO_SMOOTHING, Smoothing
 from partition.stages.stage_range import Precision, StageRange
-from partition.weight_source import WeightSource, file_fingerprint
+from partition.weights.weight_source import WeightSource, file_fingerprint
 
 logger = logging.getLogger(__name__)
 

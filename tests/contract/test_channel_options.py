@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloud_service.config import load_config
 from cloud_service.server import server_options
-from edge_agent.cloud_channel import CHANNEL_RETRIES, ChannelSettings
+from edge_agent.cloud.channel import CHANNEL_RETRIES, ChannelSettings
 from protos.inference.v1 import inference_pb2
 
 DEVICE = dict(ChannelSettings().options())

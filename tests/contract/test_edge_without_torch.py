@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from partition.errors import ModelStoreError
-from partition.weights import ModelStore
+from partition.store.model_store import ModelStore
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m-instruct"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from partition.errors import ModelStoreError
-from partition.weights import ModelStore
+from partition.store.model_store import ModelStore
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

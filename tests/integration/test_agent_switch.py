@@ -9,10 +9,10 @@ import sqlalchemy as sa
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from cloud_service.channels import set_channel
 from cloud_service.config import ReleasesConfig
-from cloud_service.fleet_tables import DEVICES
-from cloud_service.release_service import open_fleet_store
+from cloud_service.fleet.channels import set_channel
+from cloud_service.fleet.tables import DEVICES
+from cloud_service.releases.service import open_fleet_store
 from edge_agent import EdgeAgent
 from edge_agent.config import EdgeConfig
 from edge_agent.sync.boot import Boot

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 from pydicom.data import get_testdata_file
 
-from edge_agent.cli_anonymize import anonymize
+from edge_agent.commands.anonymize import anonymize
 from edge_agent.errors import InputError
-from partition.weights import ModelStore
+from partition.store.model_store import ModelStore
 
 
 @pytest.fixture

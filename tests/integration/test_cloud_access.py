@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloud_service.cli import main
-from cloud_service.pki import CertificateFolder
+from cloud_service.tenancy.pki import CertificateFolder
 from protos.errors import (
     PermissionDeniedError,
     QuotaExceededError,

@@ -15,19 +15,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from partition.activations import Codec, encode
-from partition.frame_messages import (
+from partition.extend.activations import Codec, encode
+from partition.extend.frame_messages import (
     Opening,
     frame_to_message,
     opening_to_message,
     reply_from_message,
 )
-from partition.frames import Agreement, Extend, Extended, Mismatch, NeedPrefill, Reply, Stale
-from partition.sampling import SamplingRule
-from partition.split import SplittingSession
+from partition.extend.frames import Agreement, Extend, Extended, Mismatch, NeedPrefill, Reply, Stale
+from partition.extend.split import SplittingSession
+from partition.extend.verify import DraftingSession
+from partition.generation.sampling import SamplingRule
 from partition.task import Message, Role
-from partition.tokenizer import Tokenizer
-from partition.verify import DraftingSession
+from partition.text.tokenizer import Tokenizer
 from protos.errors import (
     InvalidRequestError,
     UnsupportedError,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from partition.errors import ModelStoreError
-from partition.weights import ModelStore
+from partition.store.model_store import ModelStore
 from samples.demo import CLOUD_MODEL, EDGE_MODEL, leaks
 from samples.wiretap import Capture
 

@@ -17,13 +17,20 @@ from typing import Any
 
 import pytest
 
-from cloud_service.pki import CertificateFolder
+from cloud_service.tenancy.pki import CertificateFolder
 from edge_agent.cancellation import Cancellation
-from edge_agent.circuit_breaker import CircuitBreaker
-from edge_agent.cloud import CloudAnswer, FinishReason, GenerateOptions, Outcome, Verdict, WireIds
-from edge_agent.cloud_client import CloudClient, RetrySettings, TlsFiles
+from edge_agent.cloud.circuit_breaker import CircuitBreaker
+from edge_agent.cloud.client import CloudClient, RetrySettings, TlsFiles
+from edge_agent.cloud.cloud import (
+    CloudAnswer,
+    FinishReason,
+    GenerateOptions,
+    Outcome,
+    Verdict,
+    WireIds,
+)
 from edge_agent.keystore import KeyStore
-from edge_agent.outbox import OutboxCounts, State
+from edge_agent.outbox.outbox import OutboxCounts, State
 from protos.errors import (
     DeadlineExceededError,
     InvalidRequestError,

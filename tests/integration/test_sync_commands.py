@@ -9,7 +9,7 @@ import pytest
 from cloud_service.cli import cloud_service
 from cloud_service.config import ReleasesConfig
 from cloud_service.errors import CloudServiceError
-from edge_agent.cli_sync import sync
+from edge_agent.commands.sync import sync
 from edge_agent.errors import EdgeError
 from partition.console_script import run_script
 from partition.errors import PartitionError

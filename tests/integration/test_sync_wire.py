@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from cloud_service.channels import set_channel
 from cloud_service.config import ReleasesConfig
-from cloud_service.fleet import Fleet
-from cloud_service.release_service import open_fleet_store
-from cloud_service.rollout import Policy
-from edge_agent.cloud_sync import GrpcSyncTransport
+from cloud_service.fleet.channels import set_channel
+from cloud_service.fleet.fleet import Fleet
+from cloud_service.fleet.rollout import Policy
+from cloud_service.releases.service import open_fleet_store
+from edge_agent.cloud.sync_client import GrpcSyncTransport
 from edge_agent.sync.client import SyncClient, SyncSettings
 from edge_agent.sync.transport import Reported
 from protos.errors import (
@@ -156,13 +156,13 @@ def test_dead_server_is_unavailable(tmp_path):
 
 
 def test_service_signs_and_looks_by_itself(tmp_path):
-    from cloud_service.publisher import (
+    from cloud_service.releases.keys import load_public_key, load_signer, make_key, sign_file
+    from cloud_service.releases.publisher import (
         ReleaseRequest,
         begin_repository,
         open_repository,
         stage_release,
     )
-    from cloud_service.release_keys import load_public_key, load_signer, make_key, sign_file
 
     names = [f"{role}-{number}" for role in ("root", "targets") for number in (1, 2)]
     keys = {name: make_key(tmp_path / "holders", name) for name in names}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cloud_service.pki import CertificateFolder
-from edge_agent.cloud import CloudAnswer, GenerateOptions, WireIds
-from edge_agent.cloud_client import CloudClient, TlsFiles
+from cloud_service.tenancy.pki import CertificateFolder
+from edge_agent.cloud.client import CloudClient, TlsFiles
+from edge_agent.cloud.cloud import CloudAnswer, GenerateOptions, WireIds
+from edge_agent.extend.verified_answer import VerifiedAnswers
 from edge_agent.local_model import LocalModel
-from edge_agent.verified_answer import VerifiedAnswers
-from partition.draft_length import RoundCosts
+from partition.extend.draft_length import RoundCosts
 from partition.stages.stage_range import Precision
 from protos.request_id import new_request_id
 from tests.cloud_harness import SCANNER, CloudProcess, Site, cloud_process

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from cloud_service.engine.batching import BatchingEngine, EngineLimits
 from cloud_service.engine.job import Job, JobEnd, JobOutcome
 from cloud_service.engine.serial import SerialEngine
-from partition.sampling import SamplingRule
+from partition.generation.sampling import SamplingRule
 from tests.tiny_models import make_folder
 
 KV_BLOCK_BYTES = 4 * 2 * 16 * 2 * 8 * 4  # layers, key and value, positions, heads, width, float32

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from edge_agent.errors import OutboxConflictError
-from edge_agent.outbox import Kind, Leased, OutboxLimits, State
+from edge_agent.outbox.outbox import Kind, Leased, OutboxLimits, State
 from tests.outbox_helpers import Text, open_outbox
 from tests.simulators import Clock
 

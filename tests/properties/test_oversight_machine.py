@@ -10,10 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from partition.alarm import ErrorAlarm
-from partition.audit import AuditPlan
-from partition.calibration import calibrate
-from partition.oversight import Oversight
+from partition.calibration.calibration import calibrate
+from partition.oversight.alarm import ErrorAlarm
+from partition.oversight.audit import AuditPlan
+from partition.oversight.oversight import Oversight
 from tests.worlds import WORLD_B
 
 CERTIFICATE = calibrate(

@@ -11,7 +11,7 @@ from edge_agent.errors import PipelineUnavailableError, UnsupportedLanguageError
 
 if TYPE_CHECKING:
     from edge_agent.anonymize.anonymizer import Head
-    from partition.weights import ModelStore
+    from partition.store.model_store import ModelStore
 
 ENGLISH = "en_core_web_md"
 CHINESE = "lac"
@@ -56,7 +56,7 @@ def load_heads(
 
 def folder_sha256(folder: Path) -> str:
     """The hash of a folder as the model store has it: over lines ``sha256  path``, sorted by path."""
-    from partition.assembly import hash_folder
+    from partition.store.assembly import hash_folder
 
     return hash_folder(folder)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from cloud_service.envelope import Envelope, load_master_key
 from cloud_service.errors import StateStoreError
-from cloud_service.state_store import StateStore, open_state
+from cloud_service.storage.envelope import Envelope, load_master_key
+from cloud_service.storage.state_store import StateStore, open_state
 
 
 @pytest.fixture

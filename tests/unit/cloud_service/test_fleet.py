@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from cloud_service.channels import set_channel, tenants_of_channels
-from cloud_service.device_reports import DeviceReport, record_report
 from cloud_service.errors import RepositoryError, RolloutError
-from cloud_service.fleet import Fleet, RolloutState
-from cloud_service.identity import Identity
-from cloud_service.rollout import Action, Policy
-from cloud_service.state_store import StateStore
-from partition.desired import choose_release
+from cloud_service.fleet.channels import set_channel, tenants_of_channels
+from cloud_service.fleet.device_reports import DeviceReport, record_report
+from cloud_service.fleet.fleet import Fleet, RolloutState
+from cloud_service.fleet.rollout import Action, Policy
+from cloud_service.storage.state_store import StateStore
+from cloud_service.tenancy.identity import Identity
+from partition.release.desired import choose_release
 from tests.release_simulator import Publisher
 
 HOUR = 3600.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_service.quotas import Bucket, Meters, Quota, TenantMeter
+from cloud_service.tenancy.quotas import Bucket, Meters, Quota, TenantMeter
 from protos.errors import QuotaExceededError
 
 FREE = Quota(concurrent_calls=0, requests_per_s=0, tokens_per_minute=0)

@@ -5,7 +5,8 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
 from cloud_service.errors import ReleaseKeyError, RepositoryError
-from cloud_service.publisher import (
+from cloud_service.releases.keys import load_public_key, load_signer, make_key, sign_file
+from cloud_service.releases.publisher import (
     begin_repository,
     days_left,
     open_repository,
@@ -14,8 +15,7 @@ from cloud_service.publisher import (
     stage_renewal,
     stage_rotation,
 )
-from cloud_service.release_keys import load_public_key, load_signer, make_key, sign_file
-from cloud_service.release_roles import releases_of
+from cloud_service.releases.roles import releases_of
 from partition.errors import ManifestError
 from tests.release_simulator import Publisher
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_service.rollout import (
+from cloud_service.fleet.rollout import (
     AbortRule,
     Action,
     Baseline,

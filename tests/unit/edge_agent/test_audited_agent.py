@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 
 from edge_agent import EdgeAgent, Route
-from edge_agent.cloud import WireIds
-from edge_agent.delivery import Delivery, DeliverySettings
+from edge_agent.cloud.cloud import WireIds
 from edge_agent.errors import InputError
 from edge_agent.flow import LabelScore, LocalAnswer
 from edge_agent.journey import Parts
 from edge_agent.keystore import KeyStore
 from edge_agent.metrics import Metrics
-from edge_agent.outbox import Outbox
+from edge_agent.outbox.delivery import Delivery, DeliverySettings
+from edge_agent.outbox.outbox import Outbox
 from edge_agent.trust import Trust
 from edge_agent.vault import Vault
-from partition.audit import AuditPlan
-from partition.calibration import Claim, certify, divide
+from partition.calibration.calibration import Claim, certify, divide
 from partition.fingerprint import Setup
-from partition.oversight import Oversight
+from partition.oversight.audit import AuditPlan
+from partition.oversight.oversight import Oversight
 from partition.task import Task, TaskKind
 from tests.simulators import SimulatedCloud, make_anonymized
 from tests.worlds import WORLD_B

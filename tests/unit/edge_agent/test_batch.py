@@ -13,7 +13,7 @@ from edge_agent.batch import run_batch
 from edge_agent.errors import InputError, OutputError
 from edge_agent.flow import Answer, Confidence, LocalResult, Route, Usage
 from edge_agent.jsonl import parse_line, to_bytes
-from partition.records import cluster_of, read_records
+from partition.calibration.records import cluster_of, read_records
 
 
 class SlowFirst:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.circuit_breaker import BreakerLimits, CircuitBreaker
+from edge_agent.cloud.circuit_breaker import BreakerLimits, CircuitBreaker
 from tests.simulators import Clock
 
 

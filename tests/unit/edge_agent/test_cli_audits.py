@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edge_agent.cli_audits import audits
+from edge_agent.commands.audits import audits
 from edge_agent.errors import ConfigError
 from edge_agent.keystore import KeyStore
-from partition.audit import AuditPlan
-from partition.calibration import calibrate
-from partition.oversight import Oversight
+from partition.calibration.calibration import calibrate
+from partition.oversight.audit import AuditPlan
+from partition.oversight.oversight import Oversight
 from tests.worlds import WORLD_B
 
 

@@ -16,10 +16,17 @@ import pytest
 import trustme
 
 from edge_agent.cancellation import Cancellation
-from edge_agent.circuit_breaker import CircuitBreaker
-from edge_agent.cloud import CloudAnswer, FinishReason, GenerateOptions, Outcome, Verdict, WireIds
-from edge_agent.cloud_channel import CHANNEL_RETRIES, CHECK_FILES_EVERY_S
-from edge_agent.cloud_client import ChannelSettings, CloudClient, RetrySettings, TlsFiles
+from edge_agent.cloud.channel import CHANNEL_RETRIES, CHECK_FILES_EVERY_S
+from edge_agent.cloud.circuit_breaker import CircuitBreaker
+from edge_agent.cloud.client import ChannelSettings, CloudClient, RetrySettings, TlsFiles
+from edge_agent.cloud.cloud import (
+    CloudAnswer,
+    FinishReason,
+    GenerateOptions,
+    Outcome,
+    Verdict,
+    WireIds,
+)
 from edge_agent.errors import ConfigError, RequestStoppedError
 from edge_agent.flow import Request
 from edge_agent.metrics import Metrics

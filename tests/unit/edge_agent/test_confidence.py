@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.confidence import assess, features
 from edge_agent.flow import LabelScore, LocalAnswer
-from partition.scorer import Probe, Scorer
+from partition.calibration.scorer import Probe, Scorer
 from partition.task import Task, TaskKind
 
 CLASSIFY = Task(name="triage", kind=TaskKind.CLASSIFY, labels=("normal", "abnormal"))

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from edge_agent.cloud import Outcome, Verdict
-from edge_agent.delivery import Delivery, DeliverySettings
+from edge_agent.cloud.cloud import Outcome, Verdict
 from edge_agent.errors import InputError, OutboxConflictError, OutboxError
 from edge_agent.flow import Entity, Request, Route
 from edge_agent.metrics import Metrics
-from edge_agent.outbox import Kind, Outbox, State
+from edge_agent.outbox.delivery import Delivery, DeliverySettings
+from edge_agent.outbox.outbox import Kind, Outbox, State
 from edge_agent.vault import Vault
 from protos.errors import (
     DeadlineExceededError,

@@ -20,9 +20,9 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import PersonName
 
-from edge_agent.dicom import MAX_HEADER_BYTES, read_report
-from edge_agent.dicom_identifiers import person_names
-from edge_agent.dicom_reader import MAX_INFLATED_BYTES
+from edge_agent.dicom.identifiers import person_names
+from edge_agent.dicom.reader import MAX_INFLATED_BYTES
+from edge_agent.dicom.report import MAX_HEADER_BYTES, read_report
 from edge_agent.errors import ConfigError, InputError
 from edge_agent.flow import Entity, Request
 from edge_agent.preprocess import prepare

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from edge_agent.dicom_batch import deidentify_files, list_files
+from edge_agent.dicom.batch import deidentify_files, list_files
 from edge_agent.errors import InputError
 
 

@@ -16,8 +16,8 @@ from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from edge_agent.dicom_files import deidentify, deidentify_file
-from edge_agent.dicom_pixels import PixelRule, load_rules
+from edge_agent.dicom.files import deidentify, deidentify_file
+from edge_agent.dicom.pixels import PixelRule, load_rules
 from edge_agent.errors import ConfigError, InputError, OutputError
 
 SECRET = b"sixteen bytes or"

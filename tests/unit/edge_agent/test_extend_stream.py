@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.cloud import WireIds
-from edge_agent.cloud_client import CloudClient
-from edge_agent.drafter import Drafter
-from edge_agent.extend_stream import ExtendStream
-from edge_agent.split import SplitEnding, SplitRun
-from edge_agent.verify import Ending, Verification, VerifyResult
-from partition.activations import Codec
-from partition.draft_length import RoundCosts
+from edge_agent.cloud.client import CloudClient
+from edge_agent.cloud.cloud import WireIds
+from edge_agent.cloud.extend_stream import ExtendStream
+from edge_agent.extend.drafter import Drafter
+from edge_agent.extend.split import SplitEnding, SplitRun
+from edge_agent.extend.verify import Ending, Verification, VerifyResult
 from partition.errors import FrameError
-from partition.frame_messages import (
+from partition.extend.activations import Codec
+from partition.extend.draft_length import RoundCosts
+from partition.extend.frame_messages import (
     Opening,
     frame_from_message,
     frame_to_message,
@@ -31,10 +31,10 @@ from partition.frame_messages import (
     reply_from_message,
     reply_to_message,
 )
-from partition.frames import Agreement, Extend, Extended, Mismatch, NeedPrefill, Stale
-from partition.sampling import SamplingRule, choose
-from partition.split import SplittingSession
-from partition.verify import DraftingSession
+from partition.extend.frames import Agreement, Extend, Extended, Mismatch, NeedPrefill, Stale
+from partition.extend.split import SplittingSession
+from partition.extend.verify import DraftingSession
+from partition.generation.sampling import SamplingRule, choose
 from protos.errors import PermissionDeniedError
 from protos.inference.v1 import inference_pb2
 from tests.frame_server import FrameServer

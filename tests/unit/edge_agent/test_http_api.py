@@ -16,7 +16,7 @@ from edge_agent.agent import Status
 from edge_agent.cancellation import Cancellation
 from edge_agent.errors import InputError, OutboxFullError, RequestStoppedError
 from edge_agent.flow import Answer, Entity, Request, Route, Usage
-from edge_agent.http_api import HttpSettings
+from edge_agent.http_api.api import HttpSettings
 from partition.task import Role, Task
 from tests.http_harness import serving
 from tests.simulators import CHAT, TRIAGE

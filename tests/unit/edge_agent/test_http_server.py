@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import ConfigError
-from edge_agent.http_server import run_app
+from edge_agent.http_api.server import run_app
 
 ROOT = Path(__file__).parents[3]
 SERVER = """
 import sys
 sys.path.insert(0, {root!r})
-from edge_agent.http_server import run_app
+from edge_agent.http_api.server import run_app
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route

@@ -22,8 +22,8 @@ from edge_agent.errors import (
     OutboxKeyError,
 )
 from edge_agent.metrics import Metrics
-from edge_agent.outbox import Kind, Outbox, OutboxLimits, State
-from edge_agent.outbox_table import SEQ_BLOCK
+from edge_agent.outbox.outbox import Kind, Outbox, OutboxLimits, State
+from edge_agent.outbox.table import SEQ_BLOCK
 from edge_agent.sealing import SealBrokenError
 from tests.outbox_helpers import Text, open_outbox
 from tests.simulators import Clock
@@ -441,7 +441,7 @@ WRITER = """
 import sys, threading
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from edge_agent.outbox import Kind
+from edge_agent.outbox.outbox import Kind
 from tests.outbox_helpers import Text, open_outbox
 
 outbox = open_outbox(Path({folder!r}))

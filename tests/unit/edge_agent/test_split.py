@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edge_agent.split import SplitEnding, SplitResult, SplitRun
-from partition.activations import Codec, row_bytes
-from partition.sampling import SamplingRule, choose
-from partition.split import SplittingSession
+from edge_agent.extend.split import SplitEnding, SplitResult, SplitRun
+from partition.extend.activations import Codec, row_bytes
+from partition.extend.split import SplittingSession
+from partition.generation.sampling import SamplingRule, choose
 from tests.frame_simulator import Faults, SimulatedFrames, TailServer
 from tests.numpy_stage import VOCABULARY, WIDTH, NumpyStage
 from tests.simulators import Clock

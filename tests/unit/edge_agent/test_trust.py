@@ -11,11 +11,11 @@ import pytest
 from edge_agent.flow import Confidence, Route
 from edge_agent.router import Situation, decide
 from edge_agent.trust import Trust
-from partition.audit import AuditPlan
-from partition.calibration import Claim, certify, divide
-from partition.certificate import Certificate
+from partition.calibration.calibration import Claim, certify, divide
+from partition.calibration.certificate import Certificate
 from partition.fingerprint import Setup
-from partition.oversight import Oversight
+from partition.oversight.audit import AuditPlan
+from partition.oversight.oversight import Oversight
 from partition.task import Task, TaskKind
 from tests.worlds import WORLD_B
 

@@ -11,22 +11,22 @@ import grpc
 import numpy as np
 import pytest
 
-from edge_agent.after_prefix import AfterPrefix
-from edge_agent.cloud import CloudAnswer, GenerateOptions, WireIds
-from edge_agent.cloud_client import CloudClient
+from edge_agent.cloud.client import CloudClient
+from edge_agent.cloud.cloud import CloudAnswer, GenerateOptions, WireIds
 from edge_agent.errors import ConfigError
+from edge_agent.extend.after_prefix import AfterPrefix
+from edge_agent.extend.verified_answer import VerifiedAnswers
+from edge_agent.extend.verify import Ending
+from edge_agent.extend.verify_route import VerifyRoute, make_verify_route
 from edge_agent.local_model import LocalModel
-from edge_agent.verified_answer import VerifiedAnswers
-from edge_agent.verify import Ending
-from edge_agent.verify_route import VerifyRoute, make_verify_route
-from partition.draft_length import RoundCosts
-from partition.frames import Agreement
-from partition.profile import DeviceProfile, save_profile
-from partition.sampling import SamplingRule, choose
+from partition.extend.draft_length import RoundCosts
+from partition.extend.frames import Agreement
+from partition.generation.sampling import SamplingRule, choose
+from partition.planning.profile import DeviceProfile, save_profile
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision
-from partition.tokenizer import Tokenizer
-from partition.weight_source import open_weights
+from partition.text.tokenizer import Tokenizer
+from partition.weights.weight_source import open_weights
 from protos.errors import DeadlineExceededError, RequestCancelledError
 from tests.frame_server import FrameServer
 from tests.frame_simulator import VerifyServer

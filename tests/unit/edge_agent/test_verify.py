@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from edge_agent.drafter import Drafter
-from edge_agent.verify import Ending, Verification, VerifyResult
-from partition.draft_length import RoundCosts
-from partition.frames import Extended
-from partition.sampling import SamplingRule, choose, gumbel_noise, warped
-from partition.verify import DraftingSession
+from edge_agent.extend.drafter import Drafter
+from edge_agent.extend.verify import Ending, Verification, VerifyResult
+from partition.extend.draft_length import RoundCosts
+from partition.extend.frames import Extended
+from partition.extend.verify import DraftingSession
+from partition.generation.sampling import SamplingRule, choose, gumbel_noise, warped
 from tests.frame_simulator import Faults, SimulatedFrames, VerifyServer
 from tests.numpy_stage import VOCABULARY, NumpyStage
 from tests.simulators import Clock

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge_agent import EdgeAgent, Route
-from edge_agent.cloud import CloudAnswer, FinishReason
+from edge_agent.cloud.cloud import CloudAnswer, FinishReason
 from edge_agent.flow import Usage
 from tests.simulators import SimulatedCloud
 from tests.unit.edge_agent.test_agent import Bench

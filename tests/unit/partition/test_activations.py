@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from partition.activations import (
+from partition.errors import ActivationError
+from partition.extend.activations import (
     BLOCK,
     ERROR_SCALES,
     HEADER_BYTES,
@@ -22,7 +23,6 @@ from partition.activations import (
     frame_bytes,
     row_bytes,
 )
-from partition.errors import ActivationError
 
 Rows = NDArray[np.float32]
 

@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partition.advice_inputs import AdviceInputs, Price, PriceList, load_inputs
-from partition.advice_report import to_json, to_markdown
-from partition.advise_command import advise as advise_command
-from partition.advisor import advise, break_evens
+from partition.advice.advice_inputs import AdviceInputs, Price, PriceList, load_inputs
+from partition.advice.advice_report import to_json, to_markdown
+from partition.advice.advise_command import advise as advise_command
+from partition.advice.advisor import advise, break_evens
+from partition.advice.deployment import Deployment, monthly_cost
 from partition.cli import main
-from partition.deployment import Deployment, monthly_cost
 from partition.errors import ProfileError
 
 INPUTS = load_inputs()

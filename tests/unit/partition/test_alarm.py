@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from partition.alarm import EVEN, LEANING, ErrorAlarm
+from partition.oversight.alarm import EVEN, LEANING, ErrorAlarm
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partition.binomial import (
+from partition.calibration.binomial import (
     bounded_p_value,
     bounded_upper_bound,
     labels_for_power,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from partition.certificate import Certificate
+from partition.calibration.certificate import Certificate
+from partition.calibration.records import to_json_line
+from partition.calibration.scorer import Scorer
 from partition.cli import main, partition
-from partition.records import to_json_line
-from partition.scorer import Scorer
 from tests.worlds import WORLD_B
 
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from partition.calibration import Claim, calibrate, certify, divide, sample_of, what_if
-from partition.certificate import Certificate, Procedure, Status
+from partition.calibration.calibration import Claim, calibrate, certify, divide, sample_of, what_if
+from partition.calibration.certificate import Certificate, Procedure, Status
+from partition.calibration.records import Record
+from partition.calibration.threshold_search import bisection, candidates, fixed_sequence
 from partition.errors import CalibrationError
 from partition.fingerprint import Loss, Setup, fingerprint
-from partition.records import Record
-from partition.threshold_search import bisection, candidates, fixed_sequence
 from tests.worlds import WORLD_A, WORLD_B, WORLD_C, World
 
 CLAIM = Claim(max_error=0.05, confidence=0.95)

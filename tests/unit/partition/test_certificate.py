@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partition.calibration import calibrate
-from partition.certificate import Certificate, Status, certificates_to_json
+from partition.calibration.calibration import calibrate
+from partition.calibration.certificate import Certificate, Status, certificates_to_json
 from partition.errors import CalibrationError
 from tests.worlds import WORLD_B
 

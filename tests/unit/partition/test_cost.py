@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from partition.activations import Codec, row_bytes
-from partition.cost import (
+from partition.errors import ProfileError
+from partition.extend.activations import Codec, row_bytes
+from partition.planning.cost import (
     MESSAGE_BYTES,
     Mode,
     Routing,
@@ -22,8 +23,7 @@ from partition.cost import (
     split,
     verify,
 )
-from partition.errors import ProfileError
-from partition.profile import DeviceProfile, load_profile, save_profile
+from partition.planning.profile import DeviceProfile, load_profile, save_profile
 from tests.plan_scenarios import CLOUD, EDGE, LAYERS, LINK, scenario
 
 S, M, R, U = 355, 64, 0.05, 1.25e6

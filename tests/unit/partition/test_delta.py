@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partition.delta import apply_delta, make_delta
 from partition.errors import DeltaError
-from partition.tensor_layout import PLAIN, Field, block_bytes, read_regions
+from partition.release.delta import apply_delta, make_delta
+from partition.weights.tensor_layout import PLAIN, Field, block_bytes, read_regions
 
 DTYPES = {"I8": 1, "U8": 1, "F16": 2, "BF16": 2, "F32": 4}
 

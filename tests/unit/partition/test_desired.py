@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partition.desired import (
+from partition.errors import ManifestError
+from partition.release.desired import (
     NUM_BUCKETS,
     Desired,
     bucket_of,
@@ -12,7 +13,6 @@ from partition.desired import (
     device_digest,
     parse_desired,
 )
-from partition.errors import ManifestError
 
 
 def test_round_trip_and_unknown_fields():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partition.draft_length import (
+from partition.extend.draft_length import (
     MAX_DRAFT,
     Acceptance,
     DraftLength,
@@ -20,7 +20,7 @@ from partition.draft_length import (
     seconds_per_token,
     tokens_per_round,
 )
-from partition.fallback import Health, Step, next_step, reply_timeout_s
+from partition.extend.fallback import Health, Step, next_step, reply_timeout_s
 
 
 def in_ms(*, draft: float, verify: float, slope: float = 0.0, rtt: float = 0.0) -> RoundCosts:

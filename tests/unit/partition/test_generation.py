@@ -14,12 +14,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from partition.errors import ContextLengthError
-from partition.generation import Generator, StoppedError
-from partition.safetensors_folder import SafetensorsFolder
-from partition.sampling import SamplingRule
+from partition.generation.generation import Generator, StoppedError
+from partition.generation.sampling import SamplingRule
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision
-from partition.tokenizer import Tokenizer
+from partition.text.tokenizer import Tokenizer
+from partition.weights.safetensors_folder import SafetensorsFolder
 from tests.tiny_models import VOCAB_SIZE, write_tiny_model
 
 CONTEXT = 64

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partition.block_formats import TensorType
 from partition.errors import ModelFileError
-from partition.gguf import GGUFFile
+from partition.weights.block_formats import TensorType
+from partition.weights.gguf import GGUFFile
 
 ROWS, COLUMNS = 6, 512
 

@@ -1,8 +1,8 @@
 import pytest
 
 from partition.errors import ManifestError
-from partition.golden import Golden, GoldenAnswer, GoldenPrompt, compare, parse_golden
-from partition.manifest import GateLimits
+from partition.release.golden import Golden, GoldenAnswer, GoldenPrompt, compare, parse_golden
+from partition.release.manifest import GateLimits
 
 LIMITS = GateLimits(max_abs_logprob=0.1, label_match=1.0, p95_ratio=1.2)
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partition.adaptive import AdaptiveThreshold
-from partition.audit import AuditPlan
-from partition.budget import (
+from partition.calibration.drift import ScoreDrift, bins_of
+from partition.errors import CalibrationError
+from partition.oversight.adaptive import AdaptiveThreshold
+from partition.oversight.audit import AuditPlan
+from partition.oversight.budget import (
     DAY_S,
     BudgetPolicy,
     BudgetState,
@@ -19,8 +21,6 @@ from partition.budget import (
     ask,
     ask_for_audit,
 )
-from partition.drift import ScoreDrift, bins_of
-from partition.errors import CalibrationError
 
 SECRET = b"0123456789abcdef"
 

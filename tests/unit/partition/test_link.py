@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from partition.link import Average, LinkEstimator, LinkState, probe
+from partition.planning.link import Average, LinkEstimator, LinkState, probe
 
 GUESS = LinkState(
     round_trip_s=1.0,

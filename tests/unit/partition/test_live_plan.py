@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from partition.cost import Mode, Routing, Scenario
-from partition.live_plan import LivePlan
-from partition.planner import Constraints, Weights
-from partition.profile import Power, Prices
+from partition.planning.cost import Mode, Routing, Scenario
+from partition.planning.live_plan import LivePlan
+from partition.planning.planner import Constraints, Weights
+from partition.planning.profile import Power, Prices
 from tests.plan_scenarios import LINK, scenario
 from tests.simulators import Clock
 

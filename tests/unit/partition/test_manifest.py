@@ -3,7 +3,7 @@ import json
 import pytest
 
 from partition.errors import ManifestError
-from partition.manifest import (
+from partition.release.manifest import (
     PART_BYTES,
     Blob,
     BundleFile,

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from partition.errors import ContextLengthError, MemoryLimitError, NeedPrefillError
-from partition.safetensors_folder import SafetensorsFolder
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision, StageRange
+from partition.weights.safetensors_folder import SafetensorsFolder
 from tests.tiny_models import ARCHITECTURES, NUM_LAYERS, VOCAB_SIZE, write_tiny_model
 
 CONTEXT = 96

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partition.audit import AuditPlan, OnAlarm
-from partition.budget import BudgetPolicy, Spending
-from partition.calibration import calibrate
+from partition.calibration.calibration import calibrate
 from partition.errors import OversightError
-from partition.oversight import Oversight
+from partition.oversight.audit import AuditPlan, OnAlarm
+from partition.oversight.budget import BudgetPolicy, Spending
+from partition.oversight.oversight import Oversight
 from tests.worlds import WORLD_B
 
 CERTIFICATE = calibrate(

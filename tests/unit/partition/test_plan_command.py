@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from partition.cli import main
-from partition.planner import PRIVACY_STATEMENT
-from partition.profile import DeviceProfile, save_profile
+from partition.planning.planner import PRIVACY_STATEMENT
+from partition.planning.profile import DeviceProfile, save_profile
 from tests.plan_scenarios import CLOUD, EDGE, LAYERS, LINK
 
 TASK = """

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partition.cost import Mode, Prediction, Workload, predict_all
-from partition.draft_length import geometric
-from partition.planner import (
+from partition.extend.draft_length import geometric
+from partition.planning.cost import Mode, Prediction, Workload, predict_all
+from partition.planning.planner import (
     PRIVACY_STATEMENT,
     Constraints,
     Option,
@@ -22,9 +22,9 @@ from partition.planner import (
     make_plan,
     pareto,
 )
-from partition.profile import Prices
-from partition.replanning import Hysteresis, Replanner
-from partition.sensitivity import in_words, turning_points
+from partition.planning.profile import Prices
+from partition.planning.replanning import Hysteresis, Replanner
+from partition.planning.sensitivity import in_words, turning_points
 from tests.plan_scenarios import CLOUD, LINK, scenario
 
 FREE = Constraints(allow_split=True)

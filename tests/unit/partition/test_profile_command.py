@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from partition.cli import main
-from partition.profile import load_profile
+from partition.planning.profile import load_profile
 from tests.tiny_models import NUM_LAYERS, write_tiny_model
 
 

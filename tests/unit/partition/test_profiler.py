@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partition.profiler import BUSY_SPREAD, Profiler, Sizes, fit_polynomial
+from partition.planning.profiler import BUSY_SPREAD, Profiler, Sizes, fit_polynomial
 from partition.stages.stage import Floats, StageOutput
 
 SIZES = Sizes(

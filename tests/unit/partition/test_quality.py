@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from partition.display_calibration import fit_display, fit_isotonic, fit_platt
-from partition.quality import (
+from partition.calibration.display_calibration import fit_display, fit_isotonic, fit_platt
+from partition.calibration.quality import (
     apgr,
     aurc,
     auroc,
@@ -18,7 +18,7 @@ from partition.quality import (
     excess_aurc,
     quality_by_cloud_share,
 )
-from partition.scorer import Isotonic, Platt
+from partition.calibration.scorer import Isotonic, Platt
 
 
 def test_aurc_published_vector() -> None:

@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partition.calibration.records import (
+    Record,
+    RecordWriter,
+    cluster_of,
+    read_records,
+    to_json_line,
+)
 from partition.errors import CalibrationError
-from partition.records import Record, RecordWriter, cluster_of, read_records, to_json_line
 
 GOOD = {"id": "r-1", "score": 0.5, "correct": True}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partition.calibration import Claim, Division, certify, divide
-from partition.report import describe, write_report
+from partition.calibration.calibration import Claim, Division, certify, divide
+from partition.calibration.report import describe, write_report
 from tests.worlds import WORLD_A, WORLD_B, World
 
 CLAIM = Claim(max_error=0.05, confidence=0.95)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partition.sampling import SamplingRule, choose, gumbel_noise, uniforms, warped
+from partition.generation.sampling import SamplingRule, choose, gumbel_noise, uniforms, warped
 
 
 def test_greedy_takes_the_lowest_id_of_equals() -> None:

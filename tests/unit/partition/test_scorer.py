@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from partition.calibration.scorer import Isotonic, Platt, Probe, Scorer, sigmoid
 from partition.errors import CalibrationError
-from partition.scorer import Isotonic, Platt, Probe, Scorer, sigmoid
 
 SCORER = Scorer(
     task="triage",

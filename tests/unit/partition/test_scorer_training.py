@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from partition.calibration import divide
+from partition.calibration.calibration import divide
+from partition.calibration.quality import auroc, calibration_error
+from partition.calibration.records import Record
+from partition.calibration.scorer_training import rescored, train, train_on_dev
 from partition.errors import CalibrationError
-from partition.quality import auroc, calibration_error
-from partition.records import Record
-from partition.scorer_training import rescored, train, train_on_dev
 
 
 def draw(n: int, seed: int = 0, *, with_hidden: bool = False) -> tuple[Record, ...]:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partition.errors import FrameError
-from partition.frames import Extend, Extended, NeedPrefill, Reply, Work
-from partition.split import SplittingSession, TailSession
+from partition.extend.frames import Extend, Extended, NeedPrefill, Reply, Work
+from partition.extend.split import SplittingSession, TailSession
 
 KEY = bytes(32)
 END = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partition.stop_strings import StopStrings
+from partition.generation.stop_strings import StopStrings
 
 
 def run(pieces: list[str], stops: list[str]) -> str:

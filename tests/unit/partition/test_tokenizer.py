@@ -15,9 +15,9 @@ from tokenizers.models import BPE
 from transformers import Qwen2Tokenizer
 
 from partition.errors import ModelFileError
-from partition.gguf import GGUFFile
 from partition.task import Message, Role
-from partition.tokenizer import Tokenizer
+from partition.text.tokenizer import Tokenizer
+from partition.weights.gguf import GGUFFile
 
 CORPUS = [
     "No acute disease.\n\n  Heart: 3.5cm, 12345 mm  ",

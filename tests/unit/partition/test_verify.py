@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partition.errors import FrameError
-from partition.frames import (
+from partition.extend.frames import (
     Agreement,
     Extend,
     Extended,
@@ -22,7 +22,7 @@ from partition.frames import (
     prefix_hash,
     row_hashes,
 )
-from partition.verify import DraftingSession, VerifyingSession, accept
+from partition.extend.verify import DraftingSession, VerifyingSession, accept
 
 KEY = bytes(range(32))
 END = 0

@@ -11,9 +11,9 @@ import pytest
 from transformers import AutoConfig
 
 from partition.errors import ModelFileError
-from partition.spec import ModelSpec
-from partition.weight_names import gguf_names
-from partition.weight_source import GGUFWeights, file_fingerprint, load_state, open_weights
+from partition.weights.spec import ModelSpec
+from partition.weights.weight_names import gguf_names
+from partition.weights.weight_source import GGUFWeights, file_fingerprint, load_state, open_weights
 from tests.tiny_models import ARCHITECTURES, tiny_model, write_tiny_model
 
 

@@ -17,17 +17,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge_agent.cli_models import models
-from partition.assembly import Assembly
+from edge_agent.commands.models import models
 from partition.errors import (
     ModelStoreError,
     NotFetchedError,
     UnknownModelError,
     WrongHashError,
 )
-from partition.model_catalog import load_catalog
 from partition.progress_bar import ProgressBar
-from partition.weights import ModelStore
+from partition.store.assembly import Assembly
+from partition.store.catalog import load_catalog
+from partition.store.model_store import ModelStore
 from tests.unit.partition.carriers import (
     HUB_SOURCE,
     Hub,
@@ -250,7 +250,7 @@ def test_an_assembly_survives_a_kill_in_the_middle_of_a_part(tmp_path: Path) -> 
     program = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from partition.assembly import Assembly\n"
+        "from partition.store.assembly import Assembly\n"
         "def chunks():\n"
         "    yield b'b' * 5_000_000\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -283,7 +283,7 @@ def test_an_assembly_of_other_parts_begins_again(tmp_path: Path) -> None:
 PULL = (
     "import sys\n"
     "from pathlib import Path\n"
-    "from partition.weights import ModelStore\n"
+    "from partition.store.model_store import ModelStore\n"
     "folder = Path(sys.argv[1])\n"
     "store = ModelStore(folder / 'cache', catalog=folder / 'models.toml', progress=False,\n"
     "                   hub_endpoint=sys.argv[2], local_dirs=(folder / 'usb',))\n"

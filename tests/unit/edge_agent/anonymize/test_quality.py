@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.anonymize.anonymizer import Anonymizer
-from partition.weights import ModelStore
+from partition.store.model_store import ModelStore
 from tests.anonymizer_helpers import Note, held_out_notes, score
 
 DEVELOPMENT = Path(__file__).parents[4] / "../shared/data/pii"

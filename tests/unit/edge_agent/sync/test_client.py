@@ -8,7 +8,7 @@ from edge_agent.sync.boot import start
 from edge_agent.sync.errors import SyncFolderError
 from edge_agent.sync.gate import GateVerdict
 from edge_agent.sync.records import State
-from partition.manifest import PART_BYTES
+from partition.release.manifest import PART_BYTES
 
 MODEL = bytes(range(256)) * 8192  # two parts
 EDITED = MODEL[:1000] + b"!" + MODEL[1001:]

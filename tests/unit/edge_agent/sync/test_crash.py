@@ -11,7 +11,7 @@ from edge_agent.sync.errors import SyncFolderError
 from edge_agent.sync.journal import Journal
 from edge_agent.sync.records import State
 from edge_agent.sync.store import ReleaseStore
-from partition.manifest import PART_BYTES
+from partition.release.manifest import PART_BYTES
 from tests.power_model import PowerModel
 from tests.sync_simulators import StoppedError, StoppingDisk
 

@@ -8,8 +8,8 @@ from edge_agent.sync.download import Pace, fetch_blob
 from edge_agent.sync.errors import NotReachableError, RefusedError
 from edge_agent.sync.store import ReleaseStore
 from edge_agent.sync.transport import BlobChunk
-from partition.delta import CODEC, make_delta
-from partition.manifest import PART_BYTES, Blob, FileDelta, describe_blob
+from partition.release.delta import CODEC, make_delta
+from partition.release.manifest import PART_BYTES, Blob, FileDelta, describe_blob
 from tests.sync_simulators import SimulatedCloud, no_waiting
 
 MODEL = bytes(range(251)) * 12_600  # a little over three parts

@@ -6,8 +6,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from edge_agent.sync.golden_run import RunSettings, answer_prompts
 from edge_agent.sync.process_gate import ProcessGate
-from partition.golden import Golden, GoldenAnswer, GoldenPrompt
-from partition.manifest import GateLimits, Manifest, ReleaseKind
+from partition.release.golden import Golden, GoldenAnswer, GoldenPrompt
+from partition.release.manifest import GateLimits, Manifest, ReleaseKind
 from tests.tiny_models import make_folder
 
 TASK = """

@@ -10,8 +10,8 @@ from tuf.api.metadata import Metadata
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.errors import NotReachableError, RefusedError
 from edge_agent.sync.trust import TrustedRepository
-from partition.desired import Desired
-from partition.manifest import Blob, BundleFile, GateLimits, Manifest, ReleaseKind
+from partition.release.desired import Desired
+from partition.release.manifest import Blob, BundleFile, GateLimits, Manifest, ReleaseKind
 from protos.errors import (
     InternalError,
     PermissionDeniedError,

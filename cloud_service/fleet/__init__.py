@@ -1,0 +1,1 @@
+"""The devices and what each is to run."""

@@ -1,0 +1,1 @@
+"""Signed releases: the repository, its keys, and publishing."""

@@ -1,0 +1,1 @@
+"""The gRPC face: servicers, interceptors, and the checks on what comes in."""

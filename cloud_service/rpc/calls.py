@@ -1,0 +1,59 @@
+"""One gRPC call as the interceptors and the servicers see it."""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from cloud_service.tenancy.identity import Identity
+from cloud_service.tenancy.quotas import TenantMeter
+from cloud_service.tenancy.tenants import Tenant
+from protos.errors import UnauthenticatedError
+
+_CURRENT: ContextVar[Call] = ContextVar("tandem_call")
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Call:
+    """What is known about a call; the interceptors fill it in while it passes through them."""
+
+    service: str
+    method: str
+    context: grpc.aio.ServicerContext[Any, Any] = field(repr=False)
+    started_s: float = field(default_factory=time.monotonic)
+    deadline_s: float = float("inf")  # on the clock of time.monotonic
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    request_id: str = ""
+    known_identity: Identity | None = None
+    tenant: Tenant | None = None
+    meter: TenantMeter | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Who calls.
+
+        Raises:
+            UnauthenticatedError: Nobody has been recognised.
+        """
+        if self.known_identity is None:
+            raise UnauthenticatedError("this call needs a client certificate; enrol the device")
+        return self.known_identity
+
+    @property
+    def remaining_s(self) -> float:
+        """Until the deadline; negative when it is over."""
+        return self.deadline_s - time.monotonic()
+
+
+def current_call() -> Call:
+    """The call that this task answers."""
+    return _CURRENT.get()
+
+
+def enter_call(call: Call) -> None:
+    """Make a call the current one of this task."""
+    _CURRENT.set(call)

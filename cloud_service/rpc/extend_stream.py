@@ -1,0 +1,96 @@
+"""One Extend stream: the first frame opens a session, every further one is answered in its order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from cloud_service.backends.backend import Backend
+from cloud_service.generation import Interrupt
+from cloud_service.rpc.calls import current_call
+from cloud_service.storage.sessions import DEFAULT_FRAME_S, SessionTable
+from partition.errors import FrameError
+from partition.extend.frame_messages import (
+    frame_from_message,
+    opening_from_message,
+    reply_to_message,
+)
+from partition.extend.frames import Agreement, Mismatch
+from protos.errors import InvalidRequestError
+from protos.inference.v1 import inference_pb2
+
+
+async def answer_stream(
+    requests: AsyncIterator[inference_pb2.ExtendRequest],
+    *,
+    backend: Backend,
+    sessions: SessionTable,
+    draining: Interrupt,
+) -> AsyncGenerator[inference_pb2.ExtendResponse, None]:
+    """Answer frames until the caller ends the stream, or this server goes away.
+
+    Raises:
+        WireError: A frame is refused.
+    """
+    call = current_call()
+    messages = _until(requests, draining)
+    first = await anext(messages, None)
+    if first is None:
+        return
+    try:
+        opening = opening_from_message(first)
+    except FrameError as error:
+        raise InvalidRequestError(str(error)) from error
+    card = backend.card
+    ours = Agreement(
+        fingerprint=card.fingerprint,
+        tokenizer_sha256=card.tokenizer_sha256,
+        chat_template_sha256=card.chat_template_sha256,
+        vocabulary_size=card.vocabulary_size,
+    )
+    different = opening.agreement.first_difference(ours)
+    if different is None and opening.stage_end != card.num_layers:
+        different = "stage_end"  # the cloud has the head
+    if different is not None:
+        yield reply_to_message(Mismatch(field=different))
+        return
+    identity = call.identity
+    session = sessions.open(identity, opening, lambda: backend.make_session(identity, opening))
+    opened = inference_pb2.ExtendOpened(session=opening.session, known_len=session.known_len)
+    yield inference_pb2.ExtendResponse(opened=opened)
+    async for message in messages:
+        try:
+            frame = frame_from_message(message)
+        except FrameError as error:
+            raise InvalidRequestError(str(error)) from error
+        deadline_s = min(call.deadline_s, time.monotonic() + DEFAULT_FRAME_S)
+        yield reply_to_message(await session.answer(frame, deadline_s=deadline_s))
+    if draining.is_set:
+        yield inference_pb2.ExtendResponse(draining=inference_pb2.Draining())
+
+
+async def _until(
+    requests: AsyncIterator[inference_pb2.ExtendRequest], interrupt: Interrupt
+) -> AsyncGenerator[inference_pb2.ExtendRequest, None]:
+    """Yield requests until the interrupt is set, also while waiting for one."""
+    stop = asyncio.Event()
+    interrupt.subscribe(stop.set)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        while not stop.is_set():
+            coming = asyncio.ensure_future(anext(requests))
+            try:
+                await asyncio.wait({coming, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    return
+                try:
+                    message = coming.result()
+                except StopAsyncIteration:
+                    return
+            finally:
+                coming.cancel()
+            yield message
+    finally:
+        stopped.cancel()
+        interrupt.unsubscribe(stop.set)

@@ -1,0 +1,277 @@
+"""What every call passes through, whatever it asks: metrics and log > errors > drain > deadline.
+
+Who calls, and how much they may, comes after these: :mod:`cloud_service.tenancy.access`.
+Each guard is an asynchronous context manager round the handler; :class:`GuardInterceptor` is the one place that knows the
+four arities of gRPC. Deduplication of request ids is not here: it shares a transaction with its effect
+(:mod:`cloud_service.storage.dedupe`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from cloud_service.metrics import Metrics
+from cloud_service.rpc.calls import Call, enter_call
+from protos.errors import (
+    DETAILS_KEY,
+    DeadlineExceededError,
+    DrainingError,
+    InternalError,
+    InvalidRequestError,
+    WireError,
+    to_status,
+)
+
+logger = logging.getLogger(__name__)
+
+Guard = Callable[[Call], AbstractAsyncContextManager[None]]
+
+REPLY_MARGIN_S: Final = 0.05  # what is left of a deadline for the way back
+DEFAULT_DEADLINE_S: Final = 10.0
+DEADLINES_S: Final[Mapping[str, float]] = {"Generate": 120.0, "Extend": 600.0, "GetBlob": 600.0}
+DRAIN_RETRY_S: Final = 1.0
+_RETRY_HEADER: Final = "grpc-previous-rpc-attempts"
+
+
+class Malformed:
+    """Stands for a message that cannot be parsed, on its way from the deserializer to the guards."""
+
+
+class GuardInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler in the guards, the first one outermost."""
+
+    def __init__(self, guards: Sequence[Guard], metrics: Metrics) -> None:
+        self._guards = tuple(guards)
+        self._metrics = metrics
+        self._received = metrics.rpc_bytes.labels("received")
+        self._sent = metrics.rpc_bytes.labels("sent")
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """See grpc.aio."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        service, _, method = handler_call_details.method.removeprefix("/").rpartition("/")
+        for key, _ in handler_call_details.invocation_metadata or ():
+            if key == _RETRY_HEADER:
+                self._metrics.rpc_retries.inc()
+        return self._wrap(handler, service, method)
+
+    def _wrap(self, handler: Any, service: str, method: str) -> Any:
+        @contextlib.asynccontextmanager
+        async def guarded(context: Any) -> AsyncIterator[None]:
+            call = Call(service=service, method=method, context=context)
+            enter_call(call)
+            async with contextlib.AsyncExitStack() as stack:
+                for guard in self._guards:
+                    await stack.enter_async_context(guard(call))
+                yield
+
+        streams = "stream" if handler.request_streaming else "unary"
+        name = f"{streams}_{'stream' if handler.response_streaming else 'unary'}"
+        inner = getattr(handler, name)
+        if handler.response_streaming and inspect.isasyncgenfunction(inner):
+
+            async def behaviour(request: Any, context: Any) -> Any:
+                # Written, not yielded: a cancellation then arrives inside these blocks, in this task. A generator
+                # that grpc.aio drops is closed later, by another task.
+                async with (
+                    guarded(context),
+                    contextlib.aclosing(inner(_checked(request), context)) as responses,
+                ):
+                    async for response in responses:
+                        await context.write(response)
+
+        else:
+
+            async def behaviour(request: Any, context: Any) -> Any:
+                async with guarded(context):
+                    return await inner(_checked(request), context)
+
+        make = getattr(grpc, f"{name}_rpc_method_handler")
+        return make(
+            behaviour,
+            request_deserializer=self._counting_deserializer(handler.request_deserializer),
+            response_serializer=self._counting_serializer(handler.response_serializer),
+        )
+
+    def _counting_deserializer(self, inner: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+        def deserialize(data: bytes) -> Any:
+            self._received.inc(len(data))
+            try:
+                return inner(data)
+            except DecodeError:
+                return Malformed()
+
+        return deserialize
+
+    def _counting_serializer(self, inner: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+        def serialize(message: Any) -> bytes:
+            data = inner(message)
+            self._sent.inc(len(data))
+            return data
+
+        return serialize
+
+
+def observed(metrics: Metrics) -> Guard:
+    """Count, time and log each call: ids, lengths and durations, never content."""
+    handled = functools.cache(metrics.rpc_handled.labels)
+    started = functools.cache(metrics.rpc_started.labels)
+    lengths = functools.cache(metrics.rpc_seconds.labels)
+
+    @contextlib.asynccontextmanager
+    async def guard(call: Call) -> AsyncIterator[None]:
+        labels = (call.service, call.method)
+        started(*labels).inc()
+        metrics.rpc_in_flight.inc()
+        try:
+            yield
+        except asyncio.CancelledError:
+            call.code = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            seconds = time.monotonic() - call.started_s
+            metrics.rpc_in_flight.dec()
+            handled(*labels, call.code.name).inc()
+            lengths(*labels).observe(seconds)
+            if logger.isEnabledFor(logging.INFO):
+                _log(call, seconds)
+
+    return guard
+
+
+def _log(call: Call, seconds: float) -> None:
+    who = call.known_identity
+    logger.info(
+        "call method=%s code=%s ms=%.1f tenant=%s device=%s request=%s",
+        call.method,
+        call.code.name,
+        seconds * 1000,
+        who.tenant if who else "-",
+        who.device if who else "-",
+        call.request_id or "-",
+    )
+
+
+def translated() -> Guard:
+    """Turn our errors into rich statuses; anything else is a bug, told without its text."""
+
+    @contextlib.asynccontextmanager
+    async def guard(call: Call) -> AsyncIterator[None]:
+        try:
+            yield
+        except WireError as error:
+            await _abort(call, error)
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            # The outermost boundary of a call. An exception's text may hold content, so only its place is logged.
+            logger.error("call method=%s failed: %s", call.method, _place_of(error))
+            await _abort(call, InternalError("the cloud failed on this request; report its id"))
+
+    return guard
+
+
+class RunningCalls:
+    """The calls being answered, and whether new ones are let in."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @contextlib.asynccontextmanager
+    async def guard(self, call: Call) -> AsyncIterator[None]:
+        """Keep a list of the tasks; refuse new calls while draining."""
+        if self.is_draining and not call.service.startswith("grpc.health."):
+            raise DrainingError(
+                "this server is shutting down; call again, another one answers",
+                retry_after_s=DRAIN_RETRY_S,
+            )
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait until all have ended, ``finally`` blocks included; False when some still run."""
+        # Server.stop() does not wait for the finally blocks of aborted handlers (grpc #37239).
+        tasks = set(self._tasks)
+        if not tasks:
+            return True
+        _, pending = await asyncio.wait(tasks, timeout=timeout_s)
+        return not pending
+
+
+def timed(metrics: Metrics) -> Guard:
+    """Give each call a deadline, and end it a moment before, so that the refusal still arrives."""
+
+    @contextlib.asynccontextmanager
+    async def guard(call: Call) -> AsyncIterator[None]:
+        remaining_s = call.context.time_remaining()
+        if remaining_s is None:
+            metrics.rpc_no_deadline.inc()
+            remaining_s = DEADLINES_S.get(call.method, DEFAULT_DEADLINE_S)
+        usable_s = remaining_s - REPLY_MARGIN_S
+        call.deadline_s = time.monotonic() + usable_s
+        late = DeadlineExceededError("there was too little time for an answer; allow more")
+        if usable_s <= 0:
+            raise late
+        try:
+            async with asyncio.timeout(usable_s):
+                yield
+        except TimeoutError:
+            raise late from None
+
+    return guard
+
+
+async def _abort(call: Call, error: WireError) -> None:
+    call.code = error.code
+    status = to_status(error)
+    details = ((DETAILS_KEY, status.SerializeToString()),)
+    await call.context.abort(error.code, status.message, trailing_metadata=details)
+
+
+def _checked(request: Any) -> Any:
+    if isinstance(request, Malformed):
+        raise InvalidRequestError("the message cannot be parsed; send what the proto file says")
+    if isinstance(request, AsyncIterator):
+        return _checked_each(request)
+    return request
+
+
+async def _checked_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
+
+
+def _place_of(error: BaseException) -> str:
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None:
+        return type(error).__name__
+    code = place.tb_frame.f_code
+    return f"{type(error).__name__} at {code.co_qualname}:{place.tb_lineno}"

@@ -1,0 +1,319 @@
+"""The RPCs: wire messages in and out, everything else is done by the parts they are given."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import grpc
+import sqlalchemy as sa
+
+from cloud_service.backends.backend import Backend, ModelSlot
+from cloud_service.config import CloudConfig
+from cloud_service.generation import Completed, EndReason, Interrupt, Prompt, TextDelta
+from cloud_service.metrics import Metrics
+from cloud_service.rpc.calls import current_call
+from cloud_service.rpc.extend_stream import answer_stream
+from cloud_service.rpc.feedback import store_outcomes
+from cloud_service.rpc.request_checks import (
+    check_outcomes,
+    check_task,
+    checked_labels,
+    checked_messages,
+    checked_output_tokens,
+    checked_request_id,
+    checked_sampling,
+    checked_stop,
+    payload_sha256,
+)
+from cloud_service.rpc.resume_token import ResumePoint, open_resume_token, seal_resume_token
+from cloud_service.storage.dedupe import Attempt, Dedupe, RequestKey, Stored
+from cloud_service.storage.envelope import Envelope
+from cloud_service.storage.sessions import SessionTable
+from cloud_service.storage.state_store import StateStore
+from cloud_service.tenancy.identity import Identity
+from cloud_service.tenancy.tenants import Tenants
+from protos.errors import InProgressError
+from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
+from protos.inference.v1 import inference_pb2, inference_pb2_grpc
+from protos.metadata import QUEUED
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+LARGE_BYTES: Final = 64 * 1024  # requests beyond are checked and hashed off the event loop
+_LEASE_SLACK_S: Final = 5.0  # between a call's deadline and the moment another may take it over
+_CODECS: Final = (
+    inference_pb2.ACTIVATION_CODEC_FLOAT32,
+    inference_pb2.ACTIVATION_CODEC_FLOAT16,
+    inference_pb2.ACTIVATION_CODEC_INT8_BLOCK,
+    inference_pb2.ACTIVATION_CODEC_INT4_BLOCK,
+)
+_REASONS: Final = {
+    EndReason.STOP: inference_pb2.FINISH_REASON_STOP,
+    EndReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
+    EndReason.LABEL: inference_pb2.FINISH_REASON_LABEL,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceParts:
+    """What the servicers share."""
+
+    config: CloudConfig
+    models: ModelSlot
+    store: StateStore
+    envelope: Envelope
+    dedupe: Dedupe
+    tenants: Tenants
+    metrics: Metrics
+    sessions: SessionTable
+    interrupt: Interrupt = field(default_factory=Interrupt)  # answers are to be handed over
+    draining: Interrupt = field(default_factory=Interrupt)  # streams of frames are to end
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    """Generate, Extend and GetModel."""
+
+    def __init__(self, parts: ServiceParts) -> None:
+        self._parts = parts
+
+    async def Generate(
+        self, request: inference_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        """Answer one request; the stored answer again when it was answered before."""
+        parts, call = self._parts, current_call()
+        call.request_id = checked_request_id(request)
+        backend = parts.models.get(request.model)
+        prompt, digest = await self._read(request)
+        key = RequestKey(
+            identity=call.identity,
+            request_id=call.request_id,
+            method="Generate",
+            payload_sha256=digest,
+        )
+        ttl_s = self._ttl_s(context)
+        attempt = await self._begin(key, call.remaining_s + _LEASE_SLACK_S, ttl_s)
+        started = inference_pb2.Started(
+            model=backend.card.name, fingerprint=backend.card.fingerprint
+        )
+        if isinstance(attempt, Stored):
+            parts.metrics.dedupe_hits.inc()
+            started.replayed = True
+            yield inference_pb2.GenerateResponse(started=started)
+            yield inference_pb2.GenerateResponse.FromString(attempt.response)
+            return
+        is_stored = False
+        try:
+            yield inference_pb2.GenerateResponse(started=started)
+            if request.resume_token:
+                prompt = await self._resume(prompt, request.resume_token, digest)
+            async with contextlib.aclosing(self._answer(backend, prompt, digest)) as answer:
+                async for response, is_last in answer:
+                    if is_last:
+                        await self._complete(attempt, response, ttl_s)
+                        is_stored = True
+                    yield response
+        finally:
+            if not is_stored:
+                await parts.store.run(lambda connection: parts.dedupe.abandon(connection, attempt))
+
+    async def Extend(
+        self, request_iterator: AsyncIterator[inference_pb2.ExtendRequest], context: Context
+    ) -> AsyncIterator[inference_pb2.ExtendResponse]:
+        """Answer the frames of one session."""
+        parts = self._parts
+        replies = answer_stream(
+            request_iterator,
+            backend=parts.models.get(""),
+            sessions=parts.sessions,
+            draining=parts.draining,
+        )
+        async with contextlib.aclosing(replies):
+            async for reply in replies:
+                yield reply
+
+    async def GetModel(
+        self, request: inference_pb2.GetModelRequest, context: Context
+    ) -> inference_pb2.GetModelResponse:
+        """Say which model answers here."""
+        card = self._parts.models.get(request.model).card
+        return inference_pb2.GetModelResponse(
+            model=card.name,
+            fingerprint=card.fingerprint,
+            tokenizer_sha256=card.tokenizer_sha256,
+            chat_template_sha256=card.chat_template_sha256,
+            vocabulary_size=card.vocabulary_size,
+            num_layers=card.num_layers,
+            hidden_size=card.hidden_size,
+            context_tokens=card.context_tokens,
+            codecs=_CODECS,
+        )
+
+    async def _read(self, request: inference_pb2.GenerateRequest) -> tuple[Prompt, bytes]:
+        call, parts = current_call(), self._parts
+        identity, deadline_s = call.identity, call.deadline_s
+
+        def read() -> tuple[Prompt, bytes]:
+            limits = parts.config.limits
+            check_task(request.task, required=False)
+            prompt = Prompt(
+                identity=identity,
+                messages=checked_messages(request, limits),
+                sampling=checked_sampling(request.sampling),
+                max_output_tokens=checked_output_tokens(request, limits),
+                stop=checked_stop(request, limits),
+                labels=checked_labels(request, limits),
+                deadline_s=deadline_s,
+                interrupt=parts.interrupt,
+            )
+            return prompt, payload_sha256(request, "request_id", "resume_token")
+
+        if request.ByteSize() > LARGE_BYTES:
+            return await asyncio.to_thread(read)
+        return read()
+
+    def _ttl_s(self, context: Context) -> float:
+        """How long the answer is remembered: a request from an outbox may come again when the device is back, in weeks."""
+        state = self._parts.config.state
+        queued = (QUEUED, "1") in tuple(context.invocation_metadata() or ())
+        return state.outbox_ttl_s if queued else state.interactive_ttl_s
+
+    async def _begin(self, key: RequestKey, lease_s: float, ttl_s: float) -> Attempt | Stored:
+        parts = self._parts
+
+        def begin(connection: sa.Connection) -> Attempt | Stored:
+            return parts.dedupe.begin(
+                connection, key, now=time.time(), lease_s=lease_s, ttl_s=ttl_s
+            )
+
+        return await parts.store.run(begin)
+
+    async def _resume(self, prompt: Prompt, token: str, digest: bytes) -> Prompt:
+        parts, identity = self._parts, prompt.identity
+        point = await parts.store.run(
+            lambda connection: open_resume_token(
+                connection, parts.envelope, identity, token, digest
+            )
+        )
+        return replace(prompt, resumed_ids=point.token_ids, resumed_characters=point.num_characters)
+
+    async def _answer(
+        self, backend: Backend, prompt: Prompt, digest: bytes
+    ) -> AsyncGenerator[tuple[inference_pb2.GenerateResponse, bool], None]:
+        """Yield responses, and whether each is the last of a whole answer."""
+        chosen, num_characters = list(prompt.resumed_ids), prompt.resumed_characters
+        async with contextlib.aclosing(backend.generate(prompt)) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    chosen += event.token_ids
+                    num_characters += len(event.text)
+                    delta = inference_pb2.Delta(text=event.text, num_tokens=len(event.token_ids))
+                    if event.text:
+                        yield inference_pb2.GenerateResponse(delta=delta), False
+                else:
+                    yield self._finished(prompt.identity, event), True
+                    return
+        point = ResumePoint(
+            payload_sha256=digest, num_characters=num_characters, token_ids=tuple(chosen)
+        )
+        parts = self._parts
+        token = await parts.store.run(
+            lambda connection: seal_resume_token(connection, parts.envelope, prompt.identity, point)
+        )
+        draining = inference_pb2.Draining(resume_token=token)
+        yield inference_pb2.GenerateResponse(draining=draining), False
+
+    def _finished(self, identity: Identity, completed: Completed) -> inference_pb2.GenerateResponse:
+        usage, metrics = completed.usage, self._parts.metrics
+        cost = usage.cost_micro_usd(self._parts.config.prices)
+        tenant = identity.tenant
+        metrics.tokens.labels(tenant, "input").inc(usage.input_tokens)
+        metrics.tokens.labels(tenant, "cached").inc(usage.cached_tokens)
+        metrics.tokens.labels(tenant, "output").inc(usage.output_tokens)
+        metrics.cost_micro_usd.labels(tenant).inc(cost)
+        if (meter := current_call().meter) is not None:
+            meter.charge(usage.input_tokens + usage.output_tokens, time.monotonic())
+        return inference_pb2.GenerateResponse(
+            finished=inference_pb2.Finished(
+                reason=_REASONS[completed.reason],
+                text=completed.text,
+                usage=inference_pb2.Usage(
+                    input_tokens=usage.input_tokens,
+                    output_tokens=usage.output_tokens,
+                    cached_tokens=usage.cached_tokens,
+                    compute_us=usage.compute_us,
+                    queue_us=usage.queue_us,
+                    cost_micro_usd=cost,
+                ),
+                label_scores=[
+                    inference_pb2.LabelScore(
+                        label=score.label, log_probability=score.log_probability
+                    )
+                    for score in completed.label_scores
+                ],
+            )
+        )
+
+    async def _complete(
+        self, attempt: Attempt, response: inference_pb2.GenerateResponse, ttl_s: float
+    ) -> None:
+        parts, content = self._parts, response.SerializeToString()
+        expires = time.time() + ttl_s
+        cost = response.finished.usage.cost_micro_usd
+
+        def complete(connection: sa.Connection) -> bool:
+            is_ours = parts.dedupe.complete(connection, attempt, content, expires=expires)
+            if is_ours:
+                parts.tenants.bill(connection, attempt.key.identity.tenant, cost)
+            return is_ours
+
+        is_ours = await parts.store.run(complete)
+        if not is_ours:
+            raise InProgressError(
+                "another call took this request over; ask again", retry_after_s=1.0
+            )
+
+
+class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):
+    """Outcomes from devices."""
+
+    def __init__(self, parts: ServiceParts) -> None:
+        self._parts = parts
+
+    async def Report(
+        self, request: feedback_pb2.ReportRequest, context: Context
+    ) -> feedback_pb2.ReportResponse:
+        """Store the outcomes, once."""
+        parts, call = self._parts, current_call()
+        call.request_id = checked_request_id(request)
+        check_outcomes(request, parts.config.limits)
+        key = RequestKey(
+            identity=call.identity,
+            request_id=call.request_id,
+            method="Report",
+            payload_sha256=payload_sha256(request, "request_id"),
+        )
+        content = await parts.store.run(lambda connection: self._store(connection, key, request))
+        return feedback_pb2.ReportResponse.FromString(content)
+
+    def _store(
+        self,
+        connection: sa.Connection,
+        key: RequestKey,
+        request: feedback_pb2.ReportRequest,
+    ) -> bytes:
+        parts, now = self._parts, time.time()
+        ttl_s = parts.config.state.outbox_ttl_s
+        begun = parts.dedupe.begin(connection, key, now=now, lease_s=0.0, ttl_s=ttl_s)
+        if isinstance(begun, Stored):
+            parts.metrics.dedupe_hits.inc()
+            return begun.response
+        outcomes = [(outcome.task, outcome.SerializeToString()) for outcome in request.outcomes]
+        store_outcomes(connection, parts.envelope, key.identity, key.request_id, outcomes, now=now)
+        response = feedback_pb2.ReportResponse(num_stored=len(outcomes)).SerializeToString()
+        parts.dedupe.complete(connection, begun, response, expires=now + ttl_s)
+        return response

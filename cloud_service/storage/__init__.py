@@ -1,0 +1,1 @@
+"""State that outlives the process: sealed, deduplicated, shared by replicas."""

@@ -1,0 +1,113 @@
+"""Lets callers in: who they are, whether their tenant may, and how much. Two guards of :mod:`cloud_service.rpc.interceptors`."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable
+
+from cloud_service.metrics import Metrics
+from cloud_service.rpc.calls import Call
+from cloud_service.storage.state_store import StateStore
+from cloud_service.tenancy.identity import Identity, identity_of
+from cloud_service.tenancy.quotas import Meters
+from cloud_service.tenancy.tenants import Tenant, Tenants
+from cloud_service.tenancy.tokens import TokenVerifier
+from protos.errors import PermissionDeniedError, QuotaExceededError, UnauthenticatedError
+
+REMEMBER_S = 2.0  # how long a tenant's row is believed: a revocation takes this long
+_BEARER = "Bearer "
+_KEY_PREFIX = "tnd_"
+# A device waits on the other services for hours, and the health service belongs to nobody.
+_METERED = ("tandem.inference.", "tandem.feedback.")
+
+
+class Access:
+    """Knows tenants for a moment, and meters what they use. Event loop only."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        tenants: Tenants,
+        tokens: TokenVerifier,
+        metrics: Metrics,
+        *,
+        plaintext: Identity | None,
+    ) -> None:
+        self._store = store
+        self._tenants = tenants
+        self._tokens = tokens
+        self._metrics = metrics
+        self._plaintext = plaintext  # who calls where there are no certificates
+        self._known: dict[str, tuple[Tenant, float]] = {}
+        self._meters = Meters()
+
+    @contextlib.asynccontextmanager
+    async def identified(self, call: Call) -> AsyncIterator[None]:
+        """Find out who calls, and refuse tenants that may not."""
+        identity = await self._identity(call)
+        call.tenant = await self._tenant(identity.tenant)
+        call.known_identity = identity
+        yield
+
+    @contextlib.asynccontextmanager
+    async def metered(self, call: Call) -> AsyncIterator[None]:
+        """Hold the caller's tenant to its limits."""
+        if not call.service.startswith(_METERED) or call.tenant is None:
+            yield
+            return
+        meter = self._meters.of(call.tenant.name, call.tenant.quota)
+        try:
+            meter.admit(
+                now_s=time.monotonic(),
+                spent_micro_usd=call.tenant.spent_micro_usd,
+                unix_s=time.time(),
+            )
+        except QuotaExceededError as error:
+            self._metrics.quota_rejected.labels(call.tenant.name, error.quota).inc()
+            raise
+        call.meter = meter
+        try:
+            yield
+        finally:
+            meter.leave()
+
+    async def _identity(self, call: Call) -> Identity:
+        names = call.context.auth_context().get("x509_subject_alternative_name", ())
+        shown = _credential(call.context.invocation_metadata() or ())
+        if not names:
+            if shown is None:
+                if self._plaintext is None:
+                    raise UnauthenticatedError(
+                        "this port wants an API key or a token in `authorization`; ask the operator for one"
+                    )
+                return self._plaintext
+            return await self._by_credential(shown)
+        identity = identity_of(names)
+        if shown is not None and await self._by_credential(shown) != identity:
+            self._metrics.identity_mismatch.inc()
+            raise PermissionDeniedError(
+                "token and certificate name different devices; show the token of this device"
+            )
+        return identity
+
+    async def _by_credential(self, shown: str) -> Identity:
+        if shown.startswith(_KEY_PREFIX):
+            return await self._store.run(lambda connection: self._tenants.by_key(connection, shown))
+        return self._tokens.identity(shown)
+
+    async def _tenant(self, name: str) -> Tenant:
+        now_s = time.monotonic()
+        known = self._known.get(name)
+        if known is not None and now_s - known[1] < REMEMBER_S:
+            return known[0]
+        tenant = await self._store.run(lambda connection: self._tenants.admitted(connection, name))
+        self._known[name] = (tenant, now_s)
+        return tenant
+
+
+def _credential(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+    for key, value in metadata:
+        if key == "authorization" and isinstance(value, str):
+            return value.removeprefix(_BEARER)
+    return None

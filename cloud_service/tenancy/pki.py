@@ -1,0 +1,232 @@
+"""A development certificate authority: enough for mTLS on a workbench, never the one of a fleet.
+
+    DIR/ca.crt ca.key                       the authority
+    DIR/server.crt server.key               this service, for localhost and 127.0.0.1
+    DIR/devices/TENANT.DEVICE.crt .key      one per device; the name inside says who it is
+
+Every file is 0600 and is created, never overwritten.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cloud_service.errors import PkiError
+from cloud_service.tenancy.identity import Identity, is_label
+
+AUTHORITY_DAYS = 3650
+SERVER_DAYS = 397  # what clients of public authorities accept at most
+DEVICE_DAYS = 90
+DEFAULT_HOSTS = ("localhost", "127.0.0.1")
+_CLOCK_SKEW = dt.timedelta(minutes=5)  # a device's clock may be behind ours
+_OWNER_ONLY = 0o600
+_FOLDER_OWNER_ONLY = 0o700
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPair:
+    """Where one certificate and its private key are."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFolder:
+    """The names of the files in a folder that :func:`create_authority` fills."""
+
+    root: Path
+
+    @property
+    def authority(self) -> KeyPair:
+        """The authority."""
+        return KeyPair(certificate=self.root / "ca.crt", key=self.root / "ca.key")
+
+    @property
+    def server(self) -> KeyPair:
+        """The service."""
+        return KeyPair(certificate=self.root / "server.crt", key=self.root / "server.key")
+
+    def device(self, identity: Identity) -> KeyPair:
+        """One device."""
+        stem = f"{identity.tenant}.{identity.device}"
+        folder = self.root / "devices"
+        return KeyPair(certificate=folder / f"{stem}.crt", key=folder / f"{stem}.key")
+
+
+def create_authority(root: Path, *, hosts: Sequence[str] = DEFAULT_HOSTS) -> CertificateFolder:
+    """Make an authority and the service's certificate for the given names and addresses.
+
+    Raises:
+        PkiError: One of the files exists already, or the folder cannot be written.
+    """
+    folder = CertificateFolder(root)
+    _refuse_to_overwrite(folder.authority, folder.server)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Tandem development authority")])
+    builder = _builder(subject=name, issuer=name, key=key, days=AUTHORITY_DAYS)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+    certificate = builder.sign(key, hashes.SHA256())
+    _write_pair(folder.authority, certificate, key)
+    names = [_host_name(host) for host in hosts]
+    _issue(folder, folder.server, names, ExtendedKeyUsageOID.SERVER_AUTH, SERVER_DAYS)
+    return folder
+
+
+def issue_device(
+    root: Path,
+    identity: Identity,
+    *,
+    days: int = DEVICE_DAYS,
+    now: dt.datetime | None = None,
+) -> KeyPair:
+    """Make the certificate of one device, signed by the authority in ``root``.
+
+    Args:
+        root: The folder of :func:`create_authority`.
+        identity: Who it will be.
+        days: Until it expires.
+        now: When it becomes valid; None: now.
+
+    Raises:
+        PkiError: The authority is missing, a name is no DNS label, or the device has a certificate already.
+    """
+    if not (is_label(identity.tenant) and is_label(identity.device)):
+        raise PkiError(
+            "tenant and device must each be one DNS label: up to 63 of a-z, 0-9 and inner hyphens"
+        )
+    folder = CertificateFolder(root)
+    pair = folder.device(identity)
+    _refuse_to_overwrite(pair)
+    names: list[x509.GeneralName] = [x509.DNSName(identity.dns_name)]
+    _issue(folder, pair, names, ExtendedKeyUsageOID.CLIENT_AUTH, days, now)
+    return pair
+
+
+def _issue(
+    folder: CertificateFolder,
+    pair: KeyPair,
+    names: Sequence[x509.GeneralName],
+    usage: x509.ObjectIdentifier,
+    days: int,
+    now: dt.datetime | None = None,
+) -> None:
+    authority, authority_key = _load_authority(folder.authority)
+    key = ec.generate_private_key(ec.SECP256R1())
+    # Who it is stands in the alternative name only: two places could disagree.
+    subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tandem")])
+    builder = _builder(subject=subject, issuer=authority.subject, key=key, days=days, now=now)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+    builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
+    builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    builder = builder.add_extension(issuer, critical=False)
+    _write_pair(pair, builder.sign(authority_key, hashes.SHA256()), key)
+
+
+def _load_authority(pair: KeyPair) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    try:
+        certificate = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+        key = serialization.load_pem_private_key(pair.key.read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise PkiError(
+            f"{pair.certificate.parent}: no usable authority there ({type(error).__name__}); "
+            "run `cloud-service init` on an empty folder first"
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise PkiError(f"{pair.key}: not a key that this command makes; use your own authority")
+    return certificate, key
+
+
+def _builder(
+    *,
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    days: int,
+    now: dt.datetime | None = None,
+) -> x509.CertificateBuilder:
+    now = now or dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _CLOCK_SKEW)
+        .not_valid_after(now + dt.timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _host_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _refuse_to_overwrite(*pairs: KeyPair) -> None:
+    for pair in pairs:
+        for path in (pair.certificate, pair.key):
+            if path.exists():
+                raise PkiError(f"{path}: exists already and is never overwritten; name another")
+
+
+def _write_pair(
+    pair: KeyPair, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
+) -> None:
+    write_private(
+        pair.key,
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+    write_private(pair.certificate, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Create a file that only its owner may read.
+
+    Raises:
+        PkiError: It exists already, or cannot be written.
+    """
+    try:
+        path.parent.mkdir(mode=_FOLDER_OWNER_ONLY, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise PkiError(f"{path}: exists already and is never overwritten; name another") from error
+    except OSError as error:
+        raise PkiError(f"{path}: cannot be written ({error.strerror}); free it first") from error

@@ -1,0 +1,1 @@
+"""DICOM: reports read, whole files made anonymous."""

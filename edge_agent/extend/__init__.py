@@ -1,0 +1,1 @@
+"""Work divided with the cloud: VERIFY and SPLIT as the device runs them."""

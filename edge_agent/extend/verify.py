@@ -1,0 +1,236 @@
+"""VERIFY on the device: draft, have the cloud verify, commit; what to do when it does not answer.
+
+The text is the cloud's own, token for token: greedy, or by the shared-seed rule. One round trip carries a whole draft. On a
+lost way the answer so far stands; the rest is the cloud's to stream or, when it is gone, the device's own, flagged from the
+first position that nobody verified.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from edge_agent.extend.drafter import Draft, Drafter
+from edge_agent.extend.frame_channel import FrameChannel
+from partition.errors import FrameError
+from partition.extend.draft_length import DraftLength, RoundCosts
+from partition.extend.fallback import Health, Step, next_step, reply_timeout_s
+from partition.extend.frames import Extended, Mismatch, Reply
+from partition.extend.verify import DraftingSession
+from partition.planning.link import Average
+
+logger = logging.getLogger(__name__)
+
+PROMPT_TIMEOUT_S = 20.0  # for the reply to a whole prompt, and before anything was measured
+LEAST_TIMEOUT_S = (
+    2.0  # gRPC loses no frame while its connection lives, so a busy machine is likelier than a loss
+)
+
+
+class Ending(enum.StrEnum):
+    """How a VERIFY answer came to its end."""
+
+    VERIFIED = "verified"  # all of it is the cloud's own, to its end
+    STREAM = "stream"  # the cloud shall stream the same text; what is committed is its beginning
+    UNVERIFIED = "unverified"  # the device wrote the rest alone
+    LOST = "lost"  # the cloud is gone and policy forbids that; what is there is verified, and incomplete
+    MISMATCH = "mismatch"  # the two sides do not run the same thing; send text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyResult:
+    """What came of one answer."""
+
+    ending: Ending
+    ids: tuple[int, ...] = field(repr=False)  # of the answer
+    unverified_from: int | None = None  # index into ids of the first that nobody verified
+    mismatch: str = ""  # the field that differed
+    num_rounds: int
+    num_drafted: int  # sent to be verified
+    num_accepted: int
+    seconds: float
+    sent_bytes: int
+
+
+class Verification:
+    """One answer by VERIFY. Not thread-safe; lives as long as the answer.
+
+    Args:
+        session: Positions and committed ids.
+        drafter: The device's model.
+        channel: The way to the cloud, open.
+        costs: Predicted costs of a round.
+        clock: Monotonic seconds.
+        on_ids: Gets newly committed ids as they come.
+        on_exchange: Gets bytes up, seconds elapsed and the server's own seconds of each small frame, for the live plan.
+        streaming_s: Seconds a token when the cloud streams alone; slower than this for long, and it shall.
+        wants_latency: False: fewer cloud passes are the aim, so slowness is no reason to stop.
+        finish_locally: Policy: whether the device may write the rest alone when the cloud is gone.
+        prompt_timeout_s: How long to wait for the reply to a whole prompt.
+    """
+
+    def __init__(
+        self,
+        session: DraftingSession,
+        drafter: Drafter,
+        channel: FrameChannel,
+        *,
+        costs: RoundCosts,
+        clock: Callable[[], float],
+        on_ids: Callable[[tuple[int, ...]], None] = lambda ids: None,
+        on_exchange: Callable[[int, float, float], None] = lambda num_bytes, elapsed, server: None,
+        streaming_s: float = float("inf"),
+        wants_latency: bool = True,
+        finish_locally: bool = True,
+        prompt_timeout_s: float = PROMPT_TIMEOUT_S,
+    ) -> None:
+        self._session = session
+        self._drafter = drafter
+        self._channel = channel
+        self._costs = costs
+        self._length = DraftLength(costs)
+        self._clock = clock
+        self._on_ids = on_ids
+        self._on_exchange = on_exchange
+        self._streaming_s = streaming_s
+        self._wants_latency = wants_latency
+        self._finish_locally = finish_locally
+        self._prompt_timeout_s = prompt_timeout_s
+        self._round_trip = Average()
+        self._verify = Average()
+        self._draft = Average()
+        self._num_rounds = self._num_drafted = self._num_accepted = 0
+
+    def run(self) -> VerifyResult:
+        """Answer. Raises nothing of the network: a lost way is an ending."""
+        started = self._clock()
+        session = self._session
+        draft = Draft()
+        while not session.is_finished:
+            round_started = self._clock()
+            if self._num_rounds:
+                draft = self._drafter.draft(session, self._length)
+            reply = self._exchange(draft)
+            if isinstance(reply, Mismatch):
+                return self._result(Ending.MISMATCH, started, mismatch=reply.field)
+            if isinstance(reply, Step):
+                return self._without_cloud(reply, started)
+            if reply:
+                self._learn(reply, draft, self._clock() - round_started)
+            draft = Draft()
+            step = next_step(self._health())
+            if step is Step.STREAM and not session.is_finished:
+                return self._result(Ending.STREAM, started)
+        return self._result(Ending.VERIFIED, started)
+
+    def _exchange(self, draft: Draft) -> Extended | Mismatch | Step | None:
+        """One round: send, wait, commit; a missed frame is repeated once. None: the prompt must go again."""
+        session = self._session
+        frame = session.open_frame(draft.ids)
+        bytes_before = self._channel.sent_bytes
+        self._channel.send(frame)
+        sent_at = self._clock()
+        if not self._num_rounds:
+            self._drafter.prefill(session)  # while the cloud does the same
+        misses = 0
+        while True:
+            reply = self._channel.receive(max(0.0, sent_at + self._timeout_s() - self._clock()))
+            if isinstance(reply, Mismatch):
+                return reply
+            if reply is None:
+                misses += 1
+                step = next_step(Health(num_misses=misses, is_reachable=self._channel.is_reachable))
+                if step is not Step.REPEAT:
+                    return step
+                logger.debug("round %d is sent again", frame.round)
+                self._channel.send(frame)
+                sent_at = self._clock()
+                continue
+            try:
+                new = session.take(reply)
+            except FrameError:
+                return Mismatch(field="reply")  # a broken peer: send text
+            if new is None:
+                continue  # of another frame: late, or twice
+            if new:
+                self._on_ids(new)
+            return self._observe_link(reply, self._clock() - sent_at, bytes_before)
+
+    def _observe_link(self, reply: Reply, elapsed_s: float, bytes_before: int) -> Extended | None:
+        if not isinstance(reply, Extended):
+            return None
+        server_s = (reply.compute_us + reply.queue_us) / 1e6
+        if self._num_rounds:  # the first one carried the prompt, and the device computed meanwhile
+            self._round_trip.add(max(0.0, elapsed_s - server_s))
+            self._verify.add(server_s)
+            self._on_exchange(self._channel.sent_bytes - bytes_before, elapsed_s, server_s)
+        return reply
+
+    def _learn(self, reply: Extended, draft: Draft, seconds: float) -> None:
+        sent = len(draft.ids)
+        self._num_rounds += 1
+        self._num_drafted += sent
+        self._num_accepted += reply.num_accepted
+        if self._num_rounds == 1:
+            return
+        if draft.num_fed:
+            self._draft.add(draft.seconds / draft.num_fed)
+        self._length.observe(
+            seconds=seconds, probabilities=draft.probabilities, num_accepted=reply.num_accepted
+        )
+        slope = self._costs.verify_per_draft_s
+        base = self._costs.verify_base_s
+        if self._verify.value:
+            # What a pass takes is seen whole; its slope stays the profile's, within what was seen.
+            base = max(self._verify.value - slope * sent, 0.25 * self._verify.value)
+        self._costs = replace(
+            self._costs,
+            draft_s=self._draft.value or self._costs.draft_s,
+            verify_base_s=base,
+            round_trip_s=self._round_trip.value or self._costs.round_trip_s,
+        )
+        self._length.update_costs(self._costs)
+
+    def _health(self) -> Health:
+        return Health(
+            num_prefills=self._session.num_prefills,
+            num_rounds=self._length.num_rounds,
+            seconds_per_token=self._length.seconds_per_token,
+            streaming_s=self._streaming_s,
+            wants_latency=self._wants_latency,
+        )
+
+    def _timeout_s(self) -> float:
+        trip, verify = self._round_trip.percentile(0.95), self._verify.percentile(0.95)
+        if trip is None or verify is None or self._session.is_prefilling:
+            return self._prompt_timeout_s
+        return max(LEAST_TIMEOUT_S, reply_timeout_s(trip, verify))
+
+    def _without_cloud(self, step: Step, started: float) -> VerifyResult:
+        if step is Step.STREAM:
+            return self._result(Ending.STREAM, started)
+        if not self._finish_locally:
+            return self._result(Ending.LOST, started)
+        verified = len(self._session.answer)
+        self._session.abandon()
+        rest = self._drafter.finish(self._session)
+        self._on_ids(rest)
+        return replace(
+            self._result(Ending.UNVERIFIED, started),
+            ids=(*self._session.answer, *rest),
+            unverified_from=verified,
+        )
+
+    def _result(self, ending: Ending, started: float, *, mismatch: str = "") -> VerifyResult:
+        return VerifyResult(
+            ending=ending,
+            ids=self._session.answer,
+            mismatch=mismatch,
+            num_rounds=self._num_rounds,
+            num_drafted=self._num_drafted,
+            num_accepted=self._num_accepted,
+            seconds=self._clock() - started,
+            sent_bytes=self._channel.sent_bytes,
+        )

@@ -1,0 +1,1 @@
+"""What waits for the cloud, kept safely until it is delivered."""

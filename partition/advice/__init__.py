@@ -1,0 +1,1 @@
+"""Local, cloud or both: the deployment question as a whole."""

@@ -1,0 +1,298 @@
+"""The deployment question as a whole: on the devices, in the cloud, or both; what it costs, and what speaks for each.
+
+Costs are of one month, over a horizon with growth, as a sum of stated parts. The factors are rated 1 (poor) to 5 (good) by
+rules on the inputs where there are numbers, and by a stated judgement where there are none; each rating has its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+from partition.advice.advice_inputs import AdviceInputs, Price, PriceList
+from partition.advice.advice_ratings import Rating, rate
+from partition.advice.deployment import Deployment, MonthlyCost, figures_of, monthly_cost
+
+MOST_REQUESTS = 1e12  # a month, up to which a break-even is looked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """One deployment, judged."""
+
+    deployment: Deployment
+    first_month: MonthlyCost
+    last_month: MonthlyCost
+    horizon_usd: float
+    usd_per_1000_requests: float  # in the first month
+    refusals: tuple[str, ...]  # why it may not be chosen
+    ratings: tuple[Rating, ...]
+    weighted_rating: float  # 1 to 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakEven:
+    """The volume at which two deployments cost the same."""
+
+    cheaper_below: Deployment
+    cheaper_above: Deployment
+    requests_per_month: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swing:
+    """What half or double one input does."""
+
+    name: str
+    halved: Deployment | None  # recommended then
+    doubled: Deployment | None
+    cheapest_halved: Deployment
+    cheapest_doubled: Deployment
+    changes: bool  # whether either differs from today's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """The answer, with everything it stands on."""
+
+    recommended: Deployment | None
+    reason: str
+    assessments: tuple[Assessment, ...]
+    break_evens: tuple[BreakEven, ...]
+    swings: tuple[Swing, ...]
+    risks: tuple[str, ...]
+    inputs: AdviceInputs
+
+
+def advise(inputs: AdviceInputs) -> Advice:
+    """Answer the deployment question. Pure."""
+    assessments = assess(inputs)
+    recommended = _best(assessments)
+    return Advice(
+        recommended=recommended,
+        reason=_reason(recommended, assessments),
+        assessments=assessments,
+        break_evens=break_evens(inputs),
+        swings=_swings(inputs),
+        risks=_risks(inputs, recommended),
+        inputs=inputs,
+    )
+
+
+def assess(inputs: AdviceInputs) -> tuple[Assessment, ...]:
+    """Judge all three."""
+    volume = inputs.volume
+    growth = 1 + volume.growth_per_month
+    volumes = [volume.requests_per_month * growth**month for month in range(volume.horizon_months)]
+    horizons = {
+        deployment: sum(monthly_cost(inputs, deployment, v).total for v in volumes)
+        for deployment in Deployment
+    }
+    least = min(horizons.values())
+    found = []
+    for deployment in Deployment:
+        first = monthly_cost(inputs, deployment, volumes[0])
+        ratings = rate(inputs, deployment, horizons[deployment] / max(least, 1e-9), first)
+        weights = [getattr(inputs.weights, rating.factor) for rating in ratings]
+        found.append(
+            Assessment(
+                deployment=deployment,
+                first_month=first,
+                last_month=monthly_cost(inputs, deployment, volumes[-1]),
+                horizon_usd=horizons[deployment],
+                usd_per_1000_requests=1000 * first.total / volumes[0],
+                refusals=_refusals(inputs, deployment),
+                ratings=ratings,
+                weighted_rating=sum(w * r.stars for w, r in zip(weights, ratings, strict=True))
+                / max(sum(weights), 1e-9),
+            )
+        )
+    return tuple(found)
+
+
+def break_evens(inputs: AdviceInputs) -> tuple[BreakEven, ...]:
+    """Find, for each pair, the first volume from one request a month up at which the cheaper one changes."""
+    found = []
+    pairs = [
+        (Deployment.LOCAL, Deployment.CLOUD),
+        (Deployment.LOCAL, Deployment.HYBRID),
+        (Deployment.HYBRID, Deployment.CLOUD),
+    ]
+    for one, other in pairs:
+
+        def gap(requests: float, a: Deployment = one, b: Deployment = other) -> float:
+            return monthly_cost(inputs, a, requests).total - monthly_cost(inputs, b, requests).total
+
+        crossing = _first_sign_change(gap)
+        if crossing is not None:
+            below = one if gap(1.0) < 0 else other
+            found.append(
+                BreakEven(
+                    cheaper_below=below,
+                    cheaper_above=other if below is one else one,
+                    requests_per_month=crossing,
+                )
+            )
+    return tuple(found)
+
+
+def _first_sign_change(gap: Callable[[float], float]) -> float | None:
+    """Walk in steps of a fifth (costs jump where another device or instance is needed), then halve."""
+    low = 1.0
+    is_positive = gap(low) > 0
+    while low < MOST_REQUESTS:
+        high = low * 1.2
+        if (gap(high) > 0) is not is_positive:
+            while high / low > 1.001:
+                middle = (low * high) ** 0.5
+                if (gap(middle) > 0) is is_positive:
+                    low = middle
+                else:
+                    high = middle
+            return high
+        low = high
+    return None
+
+
+def _refusals(inputs: AdviceInputs, deployment: Deployment) -> tuple[str, ...]:
+    rules, option, found = inputs.requirements, figures_of(inputs, deployment), []
+    leaves = deployment is not Deployment.LOCAL
+    if leaves and not rules.anonymised_text_may_leave and not rules.raw_text_may_leave:
+        found.append("no text may leave the devices, not even anonymised")
+    if rules.must_work_offline and deployment is Deployment.CLOUD:
+        found.append("it must work without a network")
+    if option.latency_s > rules.max_latency_s:
+        found.append(
+            f"{option.latency_s:g} s are over the latency limit of {rules.max_latency_s:g} s"
+        )
+    if option.quality < rules.least_quality:
+        found.append(
+            f"{option.quality:.0%} right is below the least quality of {rules.least_quality:.0%}"
+        )
+    return tuple(found)
+
+
+def _best(assessments: tuple[Assessment, ...]) -> Deployment | None:
+    allowed = [a for a in assessments if not a.refusals]
+    if not allowed:
+        return None
+    return max(allowed, key=lambda a: (a.weighted_rating, -a.horizon_usd)).deployment
+
+
+def _reason(recommended: Deployment | None, assessments: tuple[Assessment, ...]) -> str:
+    if recommended is None:
+        causes = "; ".join(f"{a.deployment}: {', '.join(a.refusals)}" for a in assessments)
+        return f"No deployment keeps to the requirements ({causes}). Relax one of them."
+    chosen = next(a for a in assessments if a.deployment is recommended)
+    cheapest = min(assessments, key=lambda a: a.horizon_usd)
+    sentences = [
+        (
+            f"{recommended.capitalize()}: rated {chosen.weighted_rating:.1f} of 5 by your weights, "
+            f"{chosen.first_month.total:,.0f} dollars in the first month."
+        )
+    ]
+    if cheapest is not chosen:
+        more = chosen.horizon_usd / max(cheapest.horizon_usd, 1e-9) - 1
+        sentences.append(
+            f"{cheapest.deployment.capitalize()} would cost less; this is {more:.0%} more."
+        )
+    else:
+        sentences.append("It is also the cheapest over the horizon.")
+    sentences += [
+        f"Not {a.deployment}: {', '.join(a.refusals)}." for a in assessments if a.refusals
+    ]
+    return " ".join(sentences)
+
+
+def _swings(inputs: AdviceInputs) -> tuple[Swing, ...]:
+    """Halve and double every price and the inputs that cost depends on, one at a time."""
+
+    def outcome(changed: AdviceInputs) -> tuple[Deployment | None, Deployment]:
+        assessments = assess(changed)
+        return _best(assessments), min(assessments, key=lambda a: a.horizon_usd).deployment
+
+    today = outcome(inputs)
+    changes: list[tuple[str, Callable[[float], AdviceInputs]]] = [
+        (field.name, lambda f, name=field.name: _with_price(inputs, name, f))  # type: ignore[misc]
+        for field in fields(PriceList)
+    ]
+    changes += [
+        (
+            "requests_per_month",
+            lambda f: replace(
+                inputs,
+                volume=replace(
+                    inputs.volume, requests_per_month=inputs.volume.requests_per_month * f
+                ),
+            ),
+        ),
+        (
+            "share_sent_to_the_cloud",
+            lambda f: replace(
+                inputs,
+                hybrid=replace(
+                    inputs.hybrid,
+                    local_share=1 - min(1.0, (1 - inputs.hybrid.local_share) * f),
+                ),
+            ),
+        ),
+        (
+            "busy_s_per_request",
+            lambda f: replace(
+                inputs,
+                fleet=replace(inputs.fleet, busy_s_per_request=inputs.fleet.busy_s_per_request * f),
+            ),
+        ),
+    ]
+    swings = []
+    for name, change in changes:
+        low, high = outcome(change(0.5)), outcome(change(2.0))
+        swings.append(
+            Swing(
+                name=name,
+                halved=low[0],
+                doubled=high[0],
+                cheapest_halved=low[1],
+                cheapest_doubled=high[1],
+                changes=low != today or high != today,
+            )
+        )
+    return tuple(swings)
+
+
+def _with_price(inputs: AdviceInputs, name: str, factor: float) -> AdviceInputs:
+    price: Price = getattr(inputs.prices, name)
+    changed = replace(price, value=price.value * factor)
+    return replace(inputs, prices=replace(inputs.prices, **{name: changed}))
+
+
+def _risks(inputs: AdviceInputs, recommended: Deployment | None) -> tuple[str, ...]:
+    found = [
+        (
+            "A certificate of 5 % error at 95 % confidence wants 1,000 to 2,000 labelled answers of your own task; "
+            "without them the local share is a guess."
+        ),
+    ]
+    sensitive = inputs.requirements.privacy_class in ("personal", "health")
+    if recommended is not Deployment.LOCAL:
+        found.append("Without a network, answers are local and flagged, or wait.")
+        if sensitive:
+            found.append(
+                "Anonymisation misses a few identifiers in a hundred; have a lawyer say whether what leaves is "
+                "personal data, and measure recall on your own texts."
+            )
+    if recommended is not Deployment.CLOUD:
+        found.append(
+            "Models on devices age: plan signed updates, and a device that rolls one back."
+        )
+    if recommended is Deployment.HYBRID:
+        found.append(
+            "The share that goes to the cloud can rise when the inputs change: watch it, it is most of the bill."
+        )
+    if recommended is Deployment.CLOUD:
+        found.append("Prices, models and terms are the provider's to change.")
+    oldest = min(
+        (getattr(inputs.prices, field.name).dated for field in fields(PriceList)), default=""
+    )
+    found.append(f"The oldest price is of {oldest}: put your own quotes in.")
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Which answers may stand: records, scorer, certificate, and the report that explains them."""

@@ -1,0 +1,1 @@
+"""Measure, predict, decide: profiles, cost model, planner, and when to plan again."""
