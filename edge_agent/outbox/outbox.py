@@ -4,22 +4,15 @@
                       ^________|  fail       |
                                |____________ DEAD    bury; too old; pushed out: kept for a person, never dropped silently
 
-Every call returns after its change is on disk (WAL, synchronous=FULL). One thread writes; calls that arrive while it waits for
-the disk share the next commit. Delivery is at least once; the cloud's memory of request ids makes each effect happen once.
+Every call returns after its change is on disk (WAL, synchronous=FULL). Delivery is at least once; the cloud's memory of request ids makes each effect happen once.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
-import os
-import queue
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -27,29 +20,17 @@ from typing import Self, TypeVar
 from uuid import UUID
 
 from edge_agent.cloud.cloud import WireIds
-from edge_agent.errors import (
-    OutboxBusyError,
-    OutboxCorruptError,
-    OutboxError,
-    OutboxFullError,
-)
 from edge_agent.keystore import KeyStore
 from edge_agent.metrics import Metrics
-from edge_agent.outbox.table import (
-    Kind,
-    OutboxCounts,
-    OutboxLimits,
-    OutboxTable,
-    Row,
-    State,
-)
+from edge_agent.outbox.group_commit import GroupCommit, connect, translated
+from edge_agent.outbox.items import Kind, OutboxCounts, OutboxLimits, Row, State
+from edge_agent.outbox.table import OutboxTable
 from edge_agent.sealing import Sealable
 
 __all__ = ["Collected", "Kind", "Leased", "Outbox", "OutboxCounts", "OutboxLimits", "State"]
 
 logger = logging.getLogger(__name__)
 
-MAX_COMMIT_JOBS = 512  # that share one commit
 T = TypeVar("T")
 Opener = Callable[[bytes, bytes, bytes], T]  # (sealed, key, aad) -> content
 
@@ -99,12 +80,6 @@ class DeadItem:
     created: float
 
 
-@dataclass(slots=True)
-class _Job:
-    run: Callable[[OutboxTable, float], object]
-    result: Future[object]
-
-
 class Outbox:
     """The queue of one device in one file. Thread-safe; several processes may open the same file."""
 
@@ -129,31 +104,26 @@ class Outbox:
         self._path = path
         self._wire_ids = wire_ids
         self._owner = f"{len(tenant)}:{tenant}{len(device)}:{device}"
-        self._limits = limits or OutboxLimits()
         self._metrics = metrics or Metrics()
         self._clock = clock
         self._payload_key = keys.derive("outbox/payload")
         self._vault_key = keys.derive("outbox/vault")
         self._answer_key = keys.derive("outbox/answer")
         self._content_key = keys.derive("outbox/content")
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._closing = threading.Lock()
-        self._closed = False
-        with _translated(path):
-            self._connection = _connect(path, busy_timeout_s)
-        self._table = OutboxTable(
-            self._connection, path, tenant=tenant, device=device, limits=self._limits
+        with translated(path):
+            connection = connect(path, busy_timeout_s)
+        table = OutboxTable(
+            connection, path, tenant=tenant, device=device, limits=limits or OutboxLimits()
         )
         try:
-            with _translated(path):
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._table.set_up(hmac.digest(keys.derive("outbox/check"), b"check", sha256))
-                self._connection.execute("COMMIT")
+            with translated(path):
+                connection.execute("BEGIN IMMEDIATE")
+                table.set_up(hmac.digest(keys.derive("outbox/check"), b"check", sha256))
+                connection.execute("COMMIT")
         except BaseException:
-            self._connection.close()
+            connection.close()
             raise
-        self._writer = threading.Thread(target=self._write, name="tandem-outbox", daemon=True)
-        self._writer.start()
+        self._commits = GroupCommit(connection, table, path, clock)
 
     def __enter__(self) -> Self:
         """Return the outbox itself."""
@@ -170,12 +140,7 @@ class Outbox:
 
     def close(self) -> None:
         """Finish what was begun and close the file. A second call does nothing."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-            self._jobs.put(None)
-        self._writer.join()
+        self._commits.close()
 
     def put(
         self,
@@ -207,7 +172,7 @@ class Outbox:
             vault.to_sealed(self._vault_key, self._aad(item_id, kind)) if vault is not None else b""
         )
         mac = hmac.digest(self._content_key, content, sha256)
-        return self._run(
+        return self._commits.run(
             lambda table, now: table.put(
                 item_id, kind=kind, payload=sealed, content_mac=mac, vault=sealed_vault, now=now
             )
@@ -215,7 +180,7 @@ class Outbox:
 
     def lease(self, kind: Kind) -> Leased | None:
         """Take the oldest item of a kind that is due; None when there is none. Held for ``lease_s``."""
-        row = self._run(lambda table, now: table.lease(kind, now))
+        row = self._commits.run(lambda table, now: table.lease(kind, now))
         if row is None:
             return None
         return Leased(
@@ -239,7 +204,7 @@ class Outbox:
             if answer is not None
             else None
         )
-        return self._run(lambda table, now: table.done(leased.id, sealed, now))
+        return self._commits.run(lambda table, now: table.done(leased.id, sealed, now))
 
     def fail(
         self, leased: Leased, *, reason: str, pause_s: float = 0.0, counts: bool = True
@@ -255,7 +220,7 @@ class Outbox:
         Returns:
             False when the lease is over and another delivery has it.
         """
-        return self._run(
+        return self._commits.run(
             lambda table, now: table.fail(
                 leased.id,
                 attempt=leased.attempt,
@@ -268,7 +233,7 @@ class Outbox:
 
     def bury(self, leased: Leased, *, reason: str) -> bool:
         """Give an item up and raise the alarm; False when the lease is over and another delivery has it."""
-        is_dead = self._run(
+        is_dead = self._commits.run(
             lambda table, now: table.bury(leased.id, attempt=leased.attempt, reason=reason, now=now)
         )
         if is_dead:
@@ -281,7 +246,7 @@ class Outbox:
         def expire(table: OutboxTable, now: float) -> tuple[int, int]:
             return table.bury_expired(now), table.drop_uncollected(now)
 
-        num_dead, num_dropped = self._run(expire)
+        num_dead, num_dropped = self._commits.run(expire)
         if num_dead:
             self._metrics.outbox_died(num_dead)
             logger.error("%d items of the outbox were given up: they waited too long", num_dead)
@@ -291,7 +256,7 @@ class Outbox:
 
     def release_leases(self) -> int:
         """Put back what a dead process had leased; only for who knows that no other one delivers."""
-        return self._run(lambda table, _now: table.release_leases())
+        return self._commits.run(lambda table, _now: table.release_leases())
 
     def state(self, request_id: str) -> State | None:
         """Where a request stands; None when it is not (or no longer) here."""
@@ -313,11 +278,11 @@ class Outbox:
     def forget(self, request_id: str) -> bool:
         """Delete an item for good; its content is overwritten. False when there is none."""
         item_id = self._item_id(request_id)
-        return self._run(lambda table, _now: table.forget(item_id))
+        return self._commits.run(lambda table, _now: table.forget(item_id))
 
     def dead(self) -> tuple[DeadItem, ...]:
         """List what was given up, without content."""
-        rows = self._run(lambda table, _now: table.rows(State.DEAD))
+        rows = self._commits.run(lambda table, _now: table.rows(State.DEAD))
         return tuple(
             DeadItem(
                 wire_id=str(UUID(bytes=row.id)),
@@ -332,11 +297,11 @@ class Outbox:
     def revive(self, request_id: str) -> bool:
         """Let a dead item wait again; False when it is not dead, or its content is gone."""
         item_id = self._item_id(request_id)
-        return self._run(lambda table, now: table.revive(item_id, now))
+        return self._commits.run(lambda table, now: table.revive(item_id, now))
 
     def counts(self) -> OutboxCounts:
         """Count what is in the outbox, and tell the metrics."""
-        counts = self._run(lambda table, now: table.counts(now))
+        counts = self._commits.run(lambda table, now: table.counts(now))
         self._metrics.outbox_counted(counts.waiting_by_kind, oldest_s=counts.oldest_waiting_s)
         return counts
 
@@ -346,133 +311,14 @@ class Outbox:
         Raises:
             OutboxCorruptError: It is damaged.
         """
-        self._run(lambda table, _now: table.check_integrity())
+        self._commits.run(lambda table, _now: table.check_integrity())
 
     def _row(self, request_id: str) -> Row | None:
         item_id = self._item_id(request_id)
-        return self._run(lambda table, _now: table.get(item_id))
+        return self._commits.run(lambda table, _now: table.get(item_id))
 
     def _item_id(self, request_id: str) -> bytes:
         return UUID(self._wire_ids.of(request_id)).bytes
 
     def _aad(self, item_id: bytes, kind: Kind) -> bytes:
         return b"".join((item_id, self._owner.encode(), kind.encode()))
-
-    # --- the writer thread
-
-    def _run(self, run: Callable[[OutboxTable, float], T]) -> T:
-        """Have the writer run a job in a transaction, and wait until that is on disk."""
-        result: Future[object] = Future()
-        with self._closing:
-            if self._closed:
-                raise OutboxError("the outbox is closed; open a new agent")
-            self._jobs.put(_Job(run, result))
-        return result.result()  # type: ignore[return-value]  # what the job returned
-
-    def _write(self) -> None:
-        is_open = True
-        while is_open:
-            jobs: list[_Job] = []
-            job = self._jobs.get()
-            while job is not None:
-                jobs.append(job)
-                if len(jobs) == MAX_COMMIT_JOBS or self._jobs.empty():
-                    break
-                job = self._jobs.get()
-            is_open = job is not None
-            if jobs:
-                self._commit(jobs)
-        self._connection.close()
-
-    def _commit(self, jobs: list[_Job]) -> None:
-        """Run jobs in one transaction; each succeeds or fails by itself."""
-        try:
-            with _translated(self._path):
-                self._connection.execute("BEGIN IMMEDIATE")
-                outcomes = [(job, *self._attempt(job)) for job in jobs]
-                self._connection.execute("COMMIT")
-        except Exception as error:  # each waiting caller gets it
-            self._roll_back()
-            if len(jobs) > 1:  # one of them may be too large for the disk, the others not
-                for job in jobs:
-                    self._commit([job])
-            else:
-                jobs[0].result.set_exception(error)
-            return
-        for job, value, failure in outcomes:
-            if failure is not None:
-                job.result.set_exception(failure)
-            else:
-                job.result.set_result(value)
-
-    def _attempt(self, job: _Job) -> tuple[object, Exception | None]:
-        """Run one job so that its failure undoes nothing of the others in the transaction."""
-        self._connection.execute("SAVEPOINT job")
-        try:
-            value = job.run(self._table, self._clock())
-        except OutboxError as error:
-            self._connection.execute("ROLLBACK TO job")
-            self._table.forget_caches()
-            self._connection.execute("RELEASE job")
-            return None, error
-        self._connection.execute("RELEASE job")
-        return value, None
-
-    def _roll_back(self) -> None:
-        try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            self._table.forget_caches()
-        except sqlite3.Error:
-            # Broken for good, or locked for now: the next transaction tells, and reads everything anew.
-            return
-
-
-def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(
-        os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    )  # before sqlite can choose a mode
-    connection = sqlite3.connect(
-        path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
-    )
-    try:
-        connection.execute("PRAGMA secure_delete = ON")
-        connection.execute(
-            "PRAGMA synchronous = FULL"
-        )  # NORMAL may lose a commit at a power cut in WAL mode
-        connection.execute("PRAGMA journal_mode = WAL")
-        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise OutboxCorruptError(f"{path}: is damaged; restore it from a copy, or move it away")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Say in one sentence what SQLite and the system mean."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise OutboxBusyError(
-                f"{path}: another process holds the outbox; try again, or end that process"
-            ) from error
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            raise OutboxFullError(
-                f"{path}: the disk is full or fails, nothing was stored; free some space"
-            ) from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise OutboxCorruptError(
-                f"{path}: is damaged or no outbox; restore it from a copy, or move it away"
-            ) from error
-        raise OutboxError(
-            f"{path}: the outbox fails ({type(error).__name__}); check the file"
-        ) from error
-    except OSError as error:
-        raise OutboxError(
-            f"{path}: the outbox cannot be opened ({error.strerror}); correct `state_folder` or its mode"
-        ) from error

@@ -6,13 +6,8 @@ times, sizes, kinds, states, and the last error's sentence, which never holds re
 
 from __future__ import annotations
 
-import enum
 import hmac
-import json
-import os
-import secrets
 import sqlite3
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +18,19 @@ from edge_agent.errors import (
     OutboxFullError,
     OutboxKeyError,
 )
+from edge_agent.outbox.items import (
+    WHEN_FULL,
+    Kind,
+    OutboxCounts,
+    OutboxLimits,
+    Row,
+    State,
+    WhenFull,
+)
+from edge_agent.outbox.sequence import Meta, Sequence
 
 FORMAT_VERSION = 1  # PRAGMA user_version
 APPLICATION_ID = 0x54444F42  # "TDOB", so that another program's database is not mistaken for ours
-SEQ_BLOCK = 256  # sequence numbers promised at a time in the mark file
 MAX_PAUSE_S = 3600.0  # of one item between two deliveries
 
 _SCHEMA = """
@@ -56,73 +60,6 @@ CREATE TABLE meta (name TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL) WITHOUT 
 """
 
 
-class State(enum.StrEnum):
-    """Where an item stands."""
-
-    READY = "READY"
-    LEASED = "LEASED"
-    DONE = "DONE"  # answered; the answer waits to be collected
-    DEAD = "DEAD"  # given up; a person must look at it
-
-
-class Kind(enum.StrEnum):
-    """What an item is."""
-
-    GENERATE = "generate"
-    REPORT = "report"
-
-
-class WhenFull(enum.StrEnum):
-    """What happens when a new item meets the limit."""
-
-    REJECT_NEW = "reject_new"
-    BURY_OLDEST = "bury_oldest"
-
-
-# A request somebody waits for must fail loudly; of reports, the newest are worth more than the oldest.
-WHEN_FULL = {Kind.GENERATE: WhenFull.REJECT_NEW, Kind.REPORT: WhenFull.BURY_OLDEST}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxLimits:
-    """How much may wait, and for how long."""
-
-    max_bytes: int = 256 * 1024 * 1024
-    max_age_s: float = 90 * 86400.0  # as long as the cloud remembers the ids of queued requests
-    lease_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One item as stored; the blobs are encrypted."""
-
-    id: bytes
-    epoch: int
-    seq: int
-    kind: Kind
-    state: State
-    payload: bytes = field(repr=False)
-    vault: bytes = field(repr=False)
-    answer: bytes = field(repr=False)
-    created: float
-    lease_until: float
-    attempts: int
-    finished: float | None
-    last_error: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutboxCounts:
-    """How full the outbox is."""
-
-    waiting: int  # READY or LEASED
-    waiting_by_kind: dict[Kind, int]
-    done: int
-    dead: int
-    stored_bytes: int
-    oldest_waiting_s: float  # 0 when nothing waits
-
-
 _COLUMNS = (
     "id, epoch, seq, kind, state, payload_enc, vault_enc, answer_enc, created, lease_until, attempts, "
     "finished, last_error"
@@ -143,12 +80,11 @@ class OutboxTable:
     ) -> None:
         self._connection = connection
         self._path = path
-        self._mark_path = path.with_name(path.name + ".mark")
+        self._meta = Meta(connection)
+        self._sequence = Sequence(self._meta, path.with_name(path.name + ".mark"))
         self._tenant = tenant
         self._device = device
         self._limits = limits
-        self._epoch = 0
-        self._reserved = 0  # sequence numbers below are promised in the mark file
         self._stored_bytes: int | None = None  # None: count again
         self._data_version = -1
 
@@ -167,19 +103,19 @@ class OutboxTable:
                 run(statement)
             run(f"PRAGMA user_version = {FORMAT_VERSION}")
             run(f"PRAGMA application_id = {APPLICATION_ID}")
-            self._write("key_check", key_check)
+            self._meta.write("key_check", key_check)
         elif application != APPLICATION_ID:
             raise OutboxCorruptError(f"{self._path}: is no outbox; move it away")
         elif version > FORMAT_VERSION:
             raise OutboxCorruptError(
                 f"{self._path}: was written by a newer version; update the agent"
             )
-        stored = self._read("key_check")
+        stored = self._meta.read("key_check")
         if stored is None or not hmac.compare_digest(stored, key_check):
             raise OutboxKeyError(
                 f"{self._path}: was written with another key; restore the key file, or move the outbox away"
             )
-        self._begin_epoch()
+        self._sequence.begin_epoch()
 
     def put(
         self,
@@ -207,14 +143,14 @@ class OutboxTable:
             return False
         size = len(payload) + len(vault)
         self._make_room(kind, size, now)
-        seq = self._next_seq()
+        seq = self._sequence.next_seq()
         run(
             "INSERT INTO outbox (id, epoch, seq, tenant, device, kind, state, payload_enc, content_mac,"
             " vault_enc, size, created, next_at, lease_until, attempts)"
             " VALUES (?, ?, ?, ?, ?, ?, 'READY', ?, ?, ?, ?, ?, ?, 0, 0)",
             (
                 item_id,
-                self._epoch,
+                self._sequence.epoch,
                 seq,
                 self._tenant,
                 self._device,
@@ -401,8 +337,7 @@ class OutboxTable:
     def forget_caches(self) -> None:
         """Read everything again next time: a transaction was rolled back."""
         self._stored_bytes = None
-        self._reserved = 0
-        self._epoch = int(self._read("epoch") or b"0")
+        self._sequence.forget_caches()
 
     # --- limits
 
@@ -437,74 +372,6 @@ class OutboxTable:
 
     def _add_bytes(self, size: int) -> None:
         self._stored_bytes = self._total_bytes() + size
-
-    # --- order
-
-    def _next_seq(self) -> int:
-        seq = int(self._read("next_seq") or b"0")
-        if seq >= self._reserved:
-            self._reserve(seq)
-        self._write("next_seq", str(seq + 1).encode())
-        return seq
-
-    def _begin_epoch(self) -> None:
-        """Begin a new epoch when the mark file, which no backup of the database holds, knows of a later past.
-
-        Restoring the mark file along with the database hides the restoration; the cloud's dedupe still stands.
-        """
-        epoch = int(self._read("epoch") or b"0")
-        next_seq = int(self._read("next_seq") or b"0")
-        opening = self._read("opening") or b""
-        mark = self._read_mark()
-        if mark is not None:
-            restored = mark["opening"] != opening.decode() or int(mark["reserved"]) > int(
-                self._read("reserved") or b"0"
-            )
-            epoch = max(epoch, int(mark["epoch"])) + restored
-        self._epoch = epoch
-        self._write("epoch", str(epoch).encode())
-        self._write("next_seq", str(next_seq).encode())
-        self._write("opening", secrets.token_hex(8).encode())
-        self._reserve(next_seq)
-
-    def _reserve(self, seq: int) -> None:
-        """Promise the next block of sequence numbers, in the mark file first: a promise too many does no harm."""
-        self._reserved = seq + SEQ_BLOCK
-        self._write("reserved", str(self._reserved).encode())
-        opening = (self._read("opening") or b"").decode()
-        mark = {"epoch": self._epoch, "reserved": self._reserved, "opening": opening}
-        temporary = self._mark_path.with_name(self._mark_path.name + ".new")
-        with temporary.open("w", encoding="ascii") as file:
-            json.dump(mark, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._mark_path)
-
-    def _read_mark(self) -> dict[str, str | int] | None:
-        try:
-            mark = json.loads(self._mark_path.read_text(encoding="ascii"))
-            return {
-                "epoch": int(mark["epoch"]),
-                "reserved": int(mark["reserved"]),
-                "opening": str(mark["opening"]),
-            }
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError, OSError):
-            # An unreadable mark says as much as a later past: something went wrong, begin anew.
-            return {"epoch": 0, "reserved": 0, "opening": "?"}
-
-    def _read(self, name: str) -> bytes | None:
-        found = self._connection.execute(
-            "SELECT value FROM meta WHERE name = ?", (name,)
-        ).fetchone()
-        return None if found is None else bytes(found[0])
-
-    def _write(self, name: str, value: bytes) -> None:
-        self._connection.execute(
-            "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            (name, value),
-        )
 
 
 def _row(values: tuple[Any, ...]) -> Row:

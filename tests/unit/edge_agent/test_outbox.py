@@ -23,7 +23,7 @@ from edge_agent.errors import (
 )
 from edge_agent.metrics import Metrics
 from edge_agent.outbox.outbox import Kind, Outbox, OutboxLimits, State
-from edge_agent.outbox.table import SEQ_BLOCK
+from edge_agent.outbox.sequence import SEQ_BLOCK
 from edge_agent.sealing import SealBrokenError
 from tests.outbox_helpers import Text, open_outbox
 from tests.simulators import Clock
@@ -305,8 +305,8 @@ def test_a_full_disk_loses_nothing_that_was_stored(tmp_path: Path) -> None:
     with open_outbox(tmp_path) as outbox:
         put(outbox, "r-1", text="small")
         # SQLite's own limit gives the very error that a full disk gives.
-        pages = outbox._connection.execute("PRAGMA page_count").fetchone()[0]
-        outbox._connection.execute(f"PRAGMA max_page_count = {pages}")
+        pages = outbox._commits._connection.execute("PRAGMA page_count").fetchone()[0]
+        outbox._commits._connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(OutboxFullError, match="free some space"):
             put(outbox, "r-2", text="x" * 500_000)
         with ThreadPoolExecutor(8) as pool:  # a large one does not take the small ones down with it
@@ -321,7 +321,7 @@ def test_a_full_disk_loses_nothing_that_was_stored(tmp_path: Path) -> None:
                 if result.exception() is None
             ]
         assert stored == [10, 20, 30]
-        outbox._connection.execute("PRAGMA max_page_count = 1000000")
+        outbox._commits._connection.execute("PRAGMA max_page_count = 1000000")
         assert put(outbox, "r-2", text="x" * 500_000)
         outbox.check_integrity()
         assert outbox.counts().waiting == 5
