@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from edge_agent.http_api.api import Answering, HttpSettings, create_app
+from edge_agent.http_api.api import HttpSettings, create_app
+from edge_agent.http_api.asking import Answering
 from edge_agent.metrics import Metrics
 
 

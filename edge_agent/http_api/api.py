@@ -15,28 +15,25 @@ import asyncio
 import logging
 import re
 import time
-import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route as Path
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from edge_agent.cancellation import Cancellation
 from edge_agent.errors import (
     EdgeError,
     InputError,
-    OutboxError,
-    OutboxFullError,
-    RequestStoppedError,
 )
 from edge_agent.flow import Answer, Request
+from edge_agent.http_api.asking import Answering, Asking, ClosingStream, watch_disconnect
 from edge_agent.http_api.bodies import (
     LAST_EVENT,
     MODEL,
@@ -47,50 +44,20 @@ from edge_agent.http_api.bodies import (
     find_task,
     parse_chat,
 )
+from edge_agent.http_api.doorkeeper import LOOPBACK_NAMES, Doorkeeper
+from edge_agent.http_api.problems import answer_api_error, answer_not_found, translate
 from edge_agent.metrics import CONTENT_TYPE, Metrics
-from partition.errors import ContextLengthError, PartitionError
 from partition.generation.stop_strings import StopStrings
-from partition.task import Task, TaskKind
-from protos.errors import InvalidRequestError, WireError
+from partition.task import TaskKind
 from protos.request_id import new_request_id
 
 if TYPE_CHECKING:
-    from edge_agent.agent import Status
+    pass
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
-STREAM_PIECES = (
-    64  # between the agent's thread and a slow reader; the agent waits when they are full
-)
 T = TypeVar("T")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-
-
-class Answering(Protocol):
-    """What the endpoints need of an agent. Thread-safe."""
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """Every task it knows."""
-
-    def ask(
-        self,
-        question: Request | str,
-        *,
-        on_text: Callable[[str], None] | None = None,
-        cancel: Cancellation | None = None,
-    ) -> Answer:
-        """Answer one request; ``on_text`` gets the restored text as it comes, what it raises ends the request."""
-
-    def collect(self, request_id: str, *, keep: bool = False) -> Answer | None:
-        """Return the late answer of a queued request; None while there is none."""
-
-    def forget(self, request_id: str) -> bool:
-        """Delete a queued request or its late answer; False when there is none."""
-
-    def status(self) -> Status:
-        """Describe what runs, without content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,44 +87,12 @@ def create_app(
             Path("/metrics", endpoints.metrics, methods=["GET"]),
         ],
         exception_handlers={
-            ApiError: _answer_api_error,
-            404: _answer_not_found,
-            405: _answer_not_found,
+            ApiError: answer_api_error,
+            404: answer_not_found,
+            405: answer_not_found,
         },
     )
-    return _Doorkeeper(app, settings.allowed_hosts)
-
-
-class _Doorkeeper:
-    """Refuses what a web page could send: a name that was rebound to this machine, a foreign origin."""
-
-    def __init__(self, app: ASGIApp, allowed_hosts: tuple[str, ...]) -> None:
-        self._app = app
-        self._allowed = frozenset(name.lower() for name in allowed_hosts)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = [(name, value) for name, value in scope["headers"]]
-            hosts = [value for name, value in headers if name == b"host"]
-            origins = [value for name, value in headers if name == b"origin"]
-            if len(hosts) != 1 or not self._is_allowed(hosts[0]):
-                error = ApiError(
-                    403,
-                    "this Host is not served; use a loopback address, or list it in allowed_hosts",
-                )
-                await _json(error)(scope, receive, send)
-                return
-            if any(not self._is_allowed(origin.partition(b"://")[2]) for origin in origins):
-                error = ApiError(
-                    403, "pages of this Origin may not ask; list its host in allowed_hosts"
-                )
-                await _json(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-    def _is_allowed(self, host: bytes) -> bool:
-        name = re.sub(r":\d{1,5}\Z", "", host.decode("latin-1").lower())
-        return name in self._allowed
+    return Doorkeeper(app, settings.allowed_hosts)
 
 
 class _Endpoints:
@@ -171,8 +106,9 @@ class _Endpoints:
         self._default_task = default_task
         self._metrics = metrics
         self._settings = settings
-        self._limiter = anyio.CapacityLimiter(settings.max_requests)
-        self._num_open = 0
+        self._asking = Asking(
+            agent, max_requests=settings.max_requests, max_waiting=settings.max_waiting
+        )
         self._started_unix_s = int(time.time())
 
     async def complete(self, http: HttpRequest) -> Response:
@@ -181,14 +117,7 @@ class _Endpoints:
         body = await self._read(http)
         task = find_task(body.model, self._tasks, self._default_task)
         request = body.to_request(request_id, task)
-        if self._num_open >= self._settings.max_requests + self._settings.max_waiting:
-            raise ApiError(
-                429,
-                "too many requests wait already; try again later",
-                kind="rate_limit_error",
-                code="rate_limit_exceeded",
-                retry_after_s=1.0,
-            )
+        self._asking.check_room()
         limit = request.max_output_tokens or task.limits.max_output_tokens
         completion = Completion(
             request_id=request_id,
@@ -198,7 +127,7 @@ class _Endpoints:
         )
         if body.stream:
             return await self._stream(http, request, body, completion)
-        answer = await self._ask(http, request)
+        answer = await self._asking.ask(http, request)
         stops = StopStrings(request.stop)
         text = stops.add(answer.text) + stops.finish()
         return JSONResponse(completion.whole(answer, text), headers={"x-request-id": request_id})
@@ -211,7 +140,7 @@ class _Endpoints:
         except InputError as error:
             raise ApiError(404, str(error), code="not_found") from None
         except EdgeError as error:
-            raise _translate(error) from None
+            raise translate(error) from None
         if answer is None:
             raise ApiError(
                 404,
@@ -228,7 +157,7 @@ class _Endpoints:
         try:
             found = await self._in_thread(lambda: self._agent.forget(request_id))
         except EdgeError as error:
-            raise _translate(error) from None
+            raise translate(error) from None
         if not found:
             raise ApiError(404, "no request of this id waits here", code="not_found")
         return JSONResponse(
@@ -276,32 +205,17 @@ class _Endpoints:
         try:
             return Response(await self._in_thread(render), media_type=CONTENT_TYPE)
         except EdgeError as error:
-            raise _translate(error) from None
+            raise translate(error) from None
 
     # --- answering
-
-    async def _ask(self, http: HttpRequest, request: Request) -> Answer:
-        """Ask in a worker thread, and cancel when the caller hangs up."""
-        cancel = Cancellation()
-        watch = asyncio.ensure_future(_watch_disconnect(http, cancel))
-        self._num_open += 1
-        try:
-            return await anyio.to_thread.run_sync(
-                lambda: self._agent.ask(request, cancel=cancel), limiter=self._limiter
-            )
-        except Exception as error:
-            raise _translate(error) from None
-        finally:
-            self._num_open -= 1
-            watch.cancel()
 
     async def _stream(
         self, http: HttpRequest, request: Request, body: ChatBody, completion: Completion
     ) -> Response:
         """Begin to answer; an error before the first text still gets its own status."""
         cancel = Cancellation()
-        pieces = self._pieces(request, cancel)
-        watch = asyncio.ensure_future(_watch_disconnect(http, cancel))
+        pieces = self._asking.pieces(request, cancel)
+        watch = asyncio.ensure_future(watch_disconnect(http, cancel))
         try:
             first = await anext(pieces)
         except BaseException:
@@ -309,7 +223,7 @@ class _Endpoints:
             raise
         finally:
             watch.cancel()  # from here on the response itself notices
-        return _ClosingStream(
+        return ClosingStream(
             self._events(first, pieces, body, completion, StopStrings(request.stop)),
             pieces.aclose,
             headers={
@@ -343,47 +257,6 @@ class _Endpoints:
         if body.wants_usage_chunk:
             yield event_of(completion.usage_chunk(piece))
         yield LAST_EVENT
-
-    async def _pieces(
-        self, request: Request, cancel: Cancellation
-    ) -> AsyncGenerator[str | Answer, None]:
-        """Ask in a worker thread; yield its texts, then the answer. Closing it cancels the request and waits for its end."""
-        send, receive = anyio.create_memory_object_stream[str | Answer](STREAM_PIECES)
-
-        def on_text(text: str) -> None:
-            try:
-                if not cancel.is_set():
-                    anyio.from_thread.run(send.send, text)
-                    return
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                pass  # nobody reads any more
-            raise RequestStoppedError("the caller hung up")
-
-        async def work() -> None:
-            async with send:
-                answer = await anyio.to_thread.run_sync(
-                    lambda: self._agent.ask(request, on_text=on_text, cancel=cancel),
-                    limiter=self._limiter,
-                )
-                await send.send(answer)
-
-        self._num_open += 1
-        worker = asyncio.ensure_future(work())
-        try:
-            async with receive:
-                async for piece in receive:
-                    yield piece
-            await worker
-        except Exception as error:
-            raise _translate(error) from None
-        finally:
-            self._num_open -= 1
-            cancel.set()
-            receive.close()  # wakes a worker that waits for room
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([worker])
-            if not worker.cancelled():
-                worker.exception()  # seen: it was raised above, or nobody waits for it any more
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work)
@@ -419,32 +292,6 @@ class _Endpoints:
         }
 
 
-class _ClosingStream(StreamingResponse):
-    """A stream of events that closes its source also when the reader hangs up before the first one."""
-
-    def __init__(
-        self,
-        events: AsyncIterator[bytes],
-        close: Callable[[], Any],
-        headers: dict[str, str],
-    ) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._close_source = close
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._close_source()
-
-
-async def _watch_disconnect(http: HttpRequest, cancel: Cancellation) -> None:
-    while (await http.receive())["type"] != "http.disconnect":
-        continue
-    cancel.set()
-
-
 def _request_id(http: HttpRequest) -> str:
     given = http.headers.get("idempotency-key") or http.headers.get("x-request-id")
     if given is None:
@@ -454,47 +301,3 @@ def _request_id(http: HttpRequest) -> str:
             400, "a request id has 1 to 128 visible ASCII characters; correct the header"
         )
     return given
-
-
-def _translate(error: Exception) -> ApiError:
-    """Say in OpenAI's form what went wrong; nothing of an unexpected error but its name and place is logged."""
-    match error:
-        case ApiError():
-            return error
-        case ContextLengthError():
-            return ApiError(400, str(error), code="context_length_exceeded")
-        case InputError():
-            return ApiError(400, str(error))
-        case RequestStoppedError():
-            return ApiError(499, "the caller hung up", kind="server_error")
-        case OutboxFullError():
-            return ApiError(
-                503, str(error), kind="server_error", code="outbox_full", retry_after_s=60.0
-            )
-        case InvalidRequestError():
-            return ApiError(400, str(error))
-        case WireError():  # the cloud refuses this request for good
-            return ApiError(502, str(error), kind="server_error", code=error.reason.lower())
-        case OutboxError() | EdgeError() | PartitionError():
-            return ApiError(503, str(error), kind="server_error")
-        case _:
-            place = "".join(traceback.format_tb(error.__traceback__))  # code only, no values
-            logger.error("a request failed: %s\n%s", type(error).__name__, place)
-            return ApiError(500, "the agent failed; see its log", kind="server_error")
-
-
-def _json(error: ApiError) -> JSONResponse:
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = f"{error.retry_after_s:.0f}"
-    return JSONResponse(error.body, status_code=error.status, headers=headers)
-
-
-async def _answer_api_error(_http: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return _json(error)
-
-
-async def _answer_not_found(_http: HttpRequest, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    return _json(ApiError(status, "there is nothing here; see /v1/models for what can be asked"))

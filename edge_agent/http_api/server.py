@@ -13,7 +13,8 @@ import uvicorn
 from edge_agent.agent import EdgeAgent
 from edge_agent.config import EdgeConfig
 from edge_agent.errors import ConfigError
-from edge_agent.http_api.api import LOOPBACK_NAMES, HttpSettings, create_app
+from edge_agent.http_api.api import HttpSettings, create_app
+from edge_agent.http_api.doorkeeper import LOOPBACK_NAMES
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
