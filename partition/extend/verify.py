@@ -21,7 +21,8 @@ from collections.abc import Sequence, Set
 import numpy as np
 
 from partition.errors import FrameError
-from partition.extend.frames import Extend, Extended, NeedPrefill, Reply, Stale, Work, prefix_hash
+from partition.extend.frames import Extend, Extended, NeedPrefill, Reply, Work, prefix_hash
+from partition.extend.sequence import CloudSequence, DeviceSequence
 
 
 def accept(
@@ -48,49 +49,19 @@ def accept(
     return len(drafts), targets[-1]
 
 
-class DraftingSession:
-    """The device's side of one answer: committed ids, its own cache length, the frame in flight. Not thread-safe.
+class DraftingSession(DeviceSequence):
+    """The device's side of one answer, with its own cache length. Not thread-safe.
 
-    Args:
-        prompt: Token ids of the prompt, at least one.
-        max_new_tokens: Limit of the answer.
-        key: Key of the prefix hashes, sent to the cloud when the session is opened.
-        end_ids: Ids that end a sequence.
+    The key of the prefix hashes is sent to the cloud when the session is opened.
     """
 
     def __init__(
         self, prompt: Sequence[int], *, max_new_tokens: int, key: bytes, end_ids: Set[int]
     ) -> None:
-        if not prompt or max_new_tokens < 1:
-            raise ValueError("a session needs a prompt and room for an answer")
-        self._ids = list(prompt)
-        self._num_prompt = len(prompt)
-        self._limit = len(prompt) + max_new_tokens
-        self._key = key
-        self._end_ids = end_ids
-        self._cloud_len = 0
-        self._round = 0
-        self._in_flight: Extend | None = None
+        super().__init__(prompt, max_new_tokens=max_new_tokens, key=key, end_ids=end_ids)
         self.cached_len = (
             0  # positions in the device's own cache; the drafter's owner keeps it up to date
         )
-        self.num_prefills = 0  # times the cloud had lost the session
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Committed ids: the prompt and what the cloud has confirmed."""
-        return tuple(self._ids)
-
-    @property
-    def answer(self) -> tuple[int, ...]:
-        """Confirmed ids of the answer, with the one that ends it."""
-        return tuple(self._ids[self._num_prompt :])
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the answer has ended or is as long as it may be."""
-        answered = len(self._ids) > self._num_prompt
-        return len(self._ids) >= self._limit or (answered and self._ids[-1] in self._end_ids)
 
     @property
     def to_feed(self) -> tuple[int, ...]:
@@ -100,14 +71,14 @@ class DraftingSession:
     @property
     def most_drafts(self) -> int:
         """Drafts that the next frame may carry; 0 while the cloud lacks more than the last committed token."""
-        if self._cloud_len != len(self._ids) - 1:
+        if self.cloud_len != len(self._ids) - 1:
             return 0
         return max(0, self._limit - len(self._ids) - 1)
 
     @property
     def is_prefilling(self) -> bool:
         """Whether the cloud lacks more than the last committed token: the next reply takes a prompt's time."""
-        return self._cloud_len < len(self._ids) - 1
+        return self.cloud_len < len(self._ids) - 1
 
     def would_finish(self, more: Sequence[int]) -> bool:
         """Whether the answer would be finished with these ids behind the committed ones."""
@@ -115,25 +86,20 @@ class DraftingSession:
             return self.is_finished
         return len(self._ids) + len(more) >= self._limit or more[-1] in self._end_ids
 
-    @property
-    def in_flight(self) -> Extend | None:
-        """The frame that waits for its reply; sending it again is harmless."""
-        return self._in_flight
-
     def open_frame(self, drafts: Sequence[int] = ()) -> Extend:
         """Make the frame of the next round.
 
         Raises:
             ValueError: A frame is in flight already, the answer is finished, or there are too many drafts.
         """
-        if self._in_flight is not None or self.is_finished or len(drafts) > self.most_drafts:
+        if self.is_finished or len(drafts) > self.most_drafts:
             raise ValueError("no frame of that kind can be sent now")
-        self._round += 1
-        ids = (*self._ids[self._cloud_len :], *drafts)
+        number = self._next_round()
+        ids = (*self._ids[self.cloud_len :], *drafts)
         self._in_flight = Extend(
-            round=self._round,
-            base_len=self._cloud_len,
-            prefix_hash=prefix_hash(self._key, self._ids[: self._cloud_len]),
+            round=number,
+            base_len=self.cloud_len,
+            prefix_hash=prefix_hash(self._key, self._ids[: self.cloud_len]),
             ids=ids,
             num_positions=len(ids),
             draft_len=len(drafts),
@@ -141,28 +107,12 @@ class DraftingSession:
         return self._in_flight
 
     def take(self, reply: Reply) -> tuple[int, ...] | None:
-        """Commit what a reply confirms.
+        """See :meth:`partition.extend.sequence.DeviceSequence.take`; empty when the cloud needs the prompt again."""
+        new = super().take(reply)
+        self.cached_len = min(self.cached_len, len(self._ids))
+        return new
 
-        Returns:
-            The newly committed ids, for streaming; empty when the cloud needs the prompt again; None for a reply to
-            another frame than the one in flight (late, repeated or reordered), which changes nothing.
-
-        Raises:
-            FrameError: The reply contradicts the frame: the peer is broken.
-        """
-        frame = self._in_flight
-        if frame is None or not isinstance(reply, Extended | NeedPrefill):
-            return None
-        if reply.round != frame.round:
-            return None
-        if isinstance(reply, NeedPrefill):
-            if reply.known_len > len(self._ids) - 1:
-                raise FrameError("the cloud claims positions that were never sent")
-            self._in_flight = None
-            self._cloud_len = reply.known_len
-            self.num_prefills += 1
-            self.cached_len = min(self.cached_len, len(self._ids))
-            return ()
+    def _commit(self, frame: Extend, reply: Extended) -> tuple[int, ...]:
         committed = len(self._ids)
         if not 0 <= reply.num_accepted <= frame.draft_len:
             raise FrameError("the cloud accepts more drafts than it was sent")
@@ -174,9 +124,8 @@ class DraftingSession:
             if token in self._end_ids:
                 new = new[: index + 1]
                 break
-        self._in_flight = None
         self._ids.extend(new)
-        self._cloud_len = reply.len_after
+        self.cloud_len = reply.len_after
         self.cached_len = min(self.cached_len, committed + reply.num_accepted)
         return new
 
@@ -188,13 +137,13 @@ class DraftingSession:
     def check_integrity(self) -> None:
         """Assert what must hold between calls."""
         assert self._num_prompt <= len(self._ids) <= self._limit
-        assert 0 <= self._cloud_len <= len(self._ids)
+        assert 0 <= self.cloud_len <= len(self._ids)
         assert self.cached_len >= 0
         if self._in_flight is not None:
             assert self._in_flight.round == self._round
 
 
-class VerifyingSession:
+class VerifyingSession(CloudSequence):
     """The cloud's side of one session: which ids its cache holds, and the last reply. Not thread-safe.
 
     ``admit`` says what to do with a frame; for a :class:`Work` the owner crops its cache to ``crop_to``, extends it by
@@ -208,10 +157,9 @@ class VerifyingSession:
     """
 
     def __init__(self, *, key: bytes, end_ids: Set[int], ids: Sequence[int] = ()) -> None:
+        super().__init__(end_ids=end_ids)
         self._key = key
-        self._end_ids = end_ids
         self._ids = list(ids)
-        self._last: tuple[Extend, Extended] | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -220,12 +168,9 @@ class VerifyingSession:
 
     def admit(self, frame: Extend) -> Work | Reply:
         """Decide about one frame: a stored or immediate reply, or work to do. Changes nothing."""
-        if self._last is not None:
-            last_frame, last_reply = self._last
-            if frame == last_frame:
-                return last_reply
-            if frame.round <= last_frame.round:
-                return Stale(round=frame.round, last_round=last_frame.round)
+        known = self._recall(frame)
+        if known is not None:
+            return known
         if frame.base_len > len(self._ids):
             return NeedPrefill(round=frame.round, known_len=len(self._ids))
         if frame.prefix_hash != prefix_hash(self._key, self._ids[: frame.base_len]):
@@ -248,14 +193,11 @@ class VerifyingSession:
         num_accepted, next_id = accept(drafts, targets, self._end_ids)
         kept = len(frame.ids) - frame.draft_len + num_accepted
         self._ids = [*self._ids[: frame.base_len], *frame.ids[:kept]]
-        reply = Extended(
-            round=frame.round,
+        return self._reply(
+            frame,
             len_after=len(self._ids),
             num_accepted=num_accepted,
             next_id=next_id,
-            end_of_sequence=next_id in self._end_ids,
             compute_us=compute_us,
             queue_us=queue_us,
         )
-        self._last = (frame, reply)
-        return reply
