@@ -155,6 +155,15 @@ class EdgeAgent:
         """Name, in calibration records, the near-duplicates of a text; says nothing without this device's key."""
         return cluster_of(text, self._parts.record_key)
 
+    def label_of(self, task: str, label: str) -> str:
+        """Return the label if it is one of a classify task; empty otherwise, so that records hold no other text."""
+        return label if label in self._parts.task(task).labels else ""
+
+    def was_learned(self, task: str, cluster_key: str) -> bool:
+        """Tell whether the task's label head was trained on a record of this cluster."""
+        head = self._parts.heads.get(task)
+        return head is not None and cluster_key in head.learned_from
+
     @property
     def tasks(self) -> tuple[Task, ...]:
         """Every task this agent knows, by name."""

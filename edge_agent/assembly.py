@@ -48,6 +48,7 @@ def assemble(config: EdgeConfig) -> Parts:
     # From here on heavy libraries are loaded, each by the part that needs it.
     from edge_agent.cloud.cloud import WireIds
     from edge_agent.keystore import KeyStore
+    from edge_agent.labelling import with_heads
     from edge_agent.metrics import Metrics
     from edge_agent.outbox.delivery import Delivery
     from edge_agent.outbox.outbox import Outbox, OutboxLimits
@@ -70,7 +71,11 @@ def assemble(config: EdgeConfig) -> Parts:
         ),
         metrics=metrics,
     )
-    setups = {name: _setup_of(task, model, anonymizer) for name, task in tasks.items()}
+    setups, heads = with_heads(
+        {name: _setup_of(task, model, anonymizer) for name, task in tasks.items()},
+        tasks,
+        config.heads,
+    )
     oversight = open_oversight(config, keys)
     return Parts(
         tasks=tasks,
@@ -85,6 +90,7 @@ def assemble(config: EdgeConfig) -> Parts:
         metrics=metrics,
         record_key=keys.derive("records"),
         verify=None if cloud is None else _make_verify(config, cloud),
+        heads=heads,
     )
 
 
@@ -132,18 +138,23 @@ def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
         ConfigError: A setting, certificate or scorer does not fit.
         PartitionError: A task file or model is wrong or cannot be had.
     """
+    from edge_agent.labelling import with_heads
     from edge_agent.trust import Trust
     from partition.store.model_store import ModelStore
 
     tasks = _load_tasks(config)
     model = _open_model(config, ModelStore(config.cache_folder, offline=config.offline))
     try:
-        setups = {name: _setup_of(task, model, parts.anonymizer) for name, task in tasks.items()}
+        setups, heads = with_heads(
+            {name: _setup_of(task, model, parts.anonymizer) for name, task in tasks.items()},
+            tasks,
+            config.heads,
+        )
         trust = Trust.load(setups, config.certificates, config.scorers, parts.trust.oversight)
     except Exception:
         model.close()
         raise
-    return replace(parts, tasks=tasks, model=model, trust=trust)
+    return replace(parts, tasks=tasks, model=model, trust=trust, heads=heads)
 
 
 def _load_tasks(config: EdgeConfig) -> dict[str, Task]:

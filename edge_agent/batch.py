@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -151,18 +151,21 @@ def _record(agent: EdgeAgent, done: _Done, *, with_hidden: bool) -> Record | Non
         return None
     is_right = local.text.strip() == done.request.label
     was_cloud = done.answer.route is Route.CLOUD
-    return Record(
+    cluster = agent.cluster_of(done.request.text) if done.request.text else ""
+    record = Record(
         id=str(done.request.id),
         score=local.confidence.score,
         probability=local.confidence.probability,
         loss=0.0 if is_right else 1.0,
         task=done.task,
-        cluster=agent.cluster_of(done.request.text) if done.request.text else "",
+        cluster=cluster,
         features=local.confidence.features,
         hidden=local.hidden if with_hidden else (),
         setup=agent.setup_sha256(done.task),
         cloud_correct=done.answer.text.strip() == done.request.label if was_cloud else None,
+        truth=agent.label_of(done.task, done.request.label) if with_hidden else "",
     )
+    return replace(record, was_learned=agent.was_learned(done.task, record.cluster_key))
 
 
 def _open_output(output: Path, *, append: bool) -> FileIO:

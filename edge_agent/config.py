@@ -139,6 +139,7 @@ class EdgeConfig(Settings):
     cache_folder: Path = Path(platformdirs.user_cache_dir(APPLICATION))
     certificates: Path | None = None  # folder of <task>.json
     scorers: Path | None = None  # folder of <task>.json
+    heads: Path | None = None  # folder of <task>.json: label heads
     offline: bool = False  # ask nobody, neither the cloud nor a source of models
 
 
@@ -176,6 +177,7 @@ _PATHS = frozenset(
         ("cache_folder",),
         ("certificates",),
         ("scorers",),
+        ("heads",),
         ("tasks",),
         ("sync", "root"),
     }

@@ -28,6 +28,7 @@ from edge_agent.flow import (
     Route,
     Usage,
 )
+from edge_agent.labelling import relabelled
 from edge_agent.preprocess import prepare
 from edge_agent.restore import Restored, StreamRestorer, restore
 from edge_agent.router import Situation, decide
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from edge_agent.outbox.delivery import Delivery
     from edge_agent.trust import Trust
     from edge_agent.vault import Vault
+    from partition.calibration.label_head import LabelHead
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Parts:
     delivery: Delivery
     metrics: Metrics
     verify: VerifyRoute | None = None  # None: the cloud writes alone
+    heads: Mapping[str, LabelHead] = field(default_factory=dict)  # by task
     record_key: bytes = field(
         default=b"", repr=False
     )  # secret under which records name near-duplicates
@@ -165,12 +168,13 @@ class Journey:
 
     def _answer_locally(self, task: Task, messages: tuple[Message, ...]) -> LocalAnswer | None:
         show = self._restorer() if self._text_stands_anyway(task) else None
+        head = self._parts.heads.get(task.name)
         try:
             answer = self._parts.model.answer(
                 task.render(messages),
                 task,
                 self._request,
-                on_text=show.feed if show is not None else None,
+                on_text=show.feed if show is not None and head is None else None,
                 cancel=self._cancel,
             )
         except (
@@ -180,7 +184,11 @@ class Journey:
             return None
         if self._cancel.is_set():
             raise RequestStoppedError(_STOPPED)
+        if head is not None:
+            answer = relabelled(answer, head)
         if show is not None:
+            if head is not None:
+                show.feed(answer.text)
             show.finish()
         return answer
 

@@ -32,6 +32,11 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "calibrate",
         "From labelled answers to a certified threshold.",
     ),
+    "train-head": (
+        "partition.calibration.train_head_command",
+        "train_head_command",
+        "From labelled answers to a label head, for a model that does not know the task.",
+    ),
 }
 
 

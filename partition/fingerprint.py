@@ -35,11 +35,19 @@ class Setup:
     anonymizer_version: str
     language: str
     gate_version: str = ""
+    head_sha256: str = (
+        ""  # of the label head, if one chooses the label; not part of the digest without one
+    )
 
     @property
     def sha256(self) -> str:
         """Digest of all fields; stands in every calibration record of this setup."""
-        return digest(asdict(self))
+        fields = asdict(self)
+        if not self.head_sha256:
+            del fields[
+                "head_sha256"
+            ]  # so that certificates from before there were heads stay valid
+        return digest(fields)
 
 
 def fingerprint(*, setup_sha256: str, scorer_sha256: str, task: str, loss: Loss) -> str:

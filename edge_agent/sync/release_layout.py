@@ -8,6 +8,7 @@ GOLDEN = "golden.json"
 TASKS = "tasks"
 CERTIFICATES = "certificates"
 SCORERS = "scorers"
+HEADS = "heads"
 _MODELS = ("model.gguf", "model")  # one file, or a folder of safetensors with tokenizer and config
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent.sync.release_layout import CERTIFICATES, SCORERS, TASKS, folder_of, model_of
+from edge_agent.sync.release_layout import CERTIFICATES, HEADS, SCORERS, TASKS, folder_of, model_of
 
 if TYPE_CHECKING:
     from edge_agent.config import EdgeConfig
@@ -51,7 +51,7 @@ def with_release(config: EdgeConfig, boot: Boot) -> EdgeConfig:
     tasks = folder_of(folder, TASKS)
     if tasks is not None:
         changes["tasks"] = (*config.tasks, tasks.resolve())
-    for field, name in (("certificates", CERTIFICATES), ("scorers", SCORERS)):
+    for field, name in (("certificates", CERTIFICATES), ("scorers", SCORERS), ("heads", HEADS)):
         path = folder_of(folder, name)
         if path is not None:
             changes[field] = path.resolve()

@@ -57,13 +57,14 @@ class Division:
     dev: tuple[Record, ...]
     test: tuple[Record, ...]
     num_read: int
+    num_learned: int = 0  # of them, left out because the label head was trained on them
     setup: str  # Setup.sha256, or empty
     split_was_given: bool
 
     @property
     def num_joined(self) -> int:
         """Records left out because another one stands for their cluster."""
-        return self.num_read - len(self.dev) - len(self.test)
+        return self.num_read - self.num_learned - len(self.dev) - len(self.test)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,12 @@ def divide(
     tasks = {record.task for record in records}
     if len(tasks) > 1:
         raise CalibrationError(f"records of {len(tasks)} tasks; calibrate one task at a time")
+    num_read = len(records)
+    records = [record for record in records if not record.was_learned]
+    if not records:
+        raise CalibrationError(
+            "the label head was trained on every one of these records; label others, or train it with --percent 50"
+        )
     setups = {record.setup for record in records}
     if len(setups) > 1:
         raise CalibrationError(
@@ -127,7 +134,8 @@ def divide(
         task=records[0].task,
         dev=tuple(record for key, record in kept.items() if is_dev[key]),
         test=tuple(record for key, record in kept.items() if not is_dev[key]),
-        num_read=len(records),
+        num_read=num_read,
+        num_learned=num_read - len(records),
         setup=records[0].setup,
         split_was_given=records[0].split is not None,
     )
@@ -368,6 +376,10 @@ def _notes(
         notes.append(
             "The records do not say which setup answered, so this certificate covers no device; write them with "
             "`edge-agent run --record`."
+        )
+    if division.num_learned:
+        notes.append(
+            f"{division.num_learned} records were left out because the label head was trained on them."
         )
     if division.num_joined:
         notes.append(

@@ -3,11 +3,14 @@
     {"id": "r-17", "score": 2.31, "correct": true}                                    all that is needed
     {"id": "r-18", "score": 0.4, "loss": 0.25}                                        a graded loss instead
     {..., "task": "cxr-triage", "split": "dev", "cluster": "patient-9", "slices": {"site": "north"},
-          "features": {"opt_max": 0.91}, "setup": "64 hex digits", "cloud_correct": true, "probability": 0.93}
+          "features": {"opt_max": 0.91}, "setup": "64 hex digits", "cloud_correct": true, "probability": 0.93,
+          "truth": "normal", "was_learned": true}
 
 ``cluster`` joins records that are not independent: near-duplicates, the studies of one patient. Records with the same
-``id`` are one cluster as well. No field holds text. ``hidden``, which a scorer with a probe is trained on, is a hidden state
-of the model: it can be turned back into most of the text, so a file with it is kept and deleted like the requests.
+``id`` are one cluster as well. No field holds text; ``truth`` is one of the task's labels. ``hidden``, which a label head or a
+scorer with a probe is trained on, is a hidden state of the model: it can be turned back into most of the text, so a file with it
+is kept and deleted like the requests. ``was_learned`` marks a request that the running label head was trained on: it proves
+nothing, and calibration leaves it out.
 """
 
 from __future__ import annotations
@@ -56,6 +59,8 @@ class Record:
     setup: str = ""  # Setup.sha256 of what answered; empty: unknown
     cloud_correct: bool | None = None
     probability: float | None = None  # that was shown with the answer
+    truth: str = ""  # the right label of a classify task; empty: not said
+    was_learned: bool = False  # the label head that answered was trained on it
     line: int = field(default=0, compare=False)  # in its file, from 1
 
     @property
@@ -143,6 +148,8 @@ def to_json_line(record: Record) -> str:
         "setup": record.setup or None,
         "cloud_correct": record.cloud_correct,
         "probability": record.probability,
+        "truth": record.truth or None,
+        "was_learned": record.was_learned,
     }
     try:
         line = _RecordLine.model_validate(fields)
@@ -221,6 +228,8 @@ class _RecordLine(BaseModel):
     setup: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     cloud_correct: StrictBool | None = None
     probability: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
+    truth: Annotated[str, Field(max_length=64)] | None = None
+    was_learned: StrictBool = False
 
     @field_validator("id")
     @classmethod
@@ -259,5 +268,7 @@ class _RecordLine(BaseModel):
             setup=self.setup or "",
             cloud_correct=self.cloud_correct,
             probability=self.probability,
+            truth=self.truth or "",
+            was_learned=self.was_learned,
             line=line,
         )

@@ -53,6 +53,12 @@ class SlowFirst:
     def cluster_of(self, text):
         return cluster_of(text, b"key of this device")
 
+    def label_of(self, task, label):
+        return label if label in ("normal", "abnormal") else ""
+
+    def was_learned(self, task, cluster_key):
+        return cluster_key == f"cluster {self.cluster_of('learned from')}"
+
 
 def run(folder: Path, lines: list[bytes], **options):
     (folder / "in.jsonl").write_bytes(b"\n".join(lines) + b"\n")
@@ -157,6 +163,18 @@ def test_hidden_states_are_recorded_only_when_asked_for(tmp_path):
         record_hidden=True,
     )
     assert read_records(tmp_path / "records.jsonl")[0].hidden == (0.5, -2.0)
+
+
+def test_records_tell_what_the_label_head_knows_already(tmp_path):
+    lines = [
+        line("a", text="Learned from.", label="normal"),
+        line("b", label="abnormal"),
+        line("c", label="Mr Smith"),
+    ]
+    run(tmp_path, lines, record=tmp_path / "records.jsonl", record_hidden=True)
+    records = read_records(tmp_path / "records.jsonl")
+    assert [record.was_learned for record in records] == [True, False, False]
+    assert [record.truth for record in records] == ["normal", "abnormal", ""]  # no text but labels
 
 
 @given(st.binary(max_size=200))
