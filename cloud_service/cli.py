@@ -117,7 +117,7 @@ def serve(
     config = load_config(config_path, flags=_given(**flags), environment=os.environ)
     logging.getLogger("cloud_service").setLevel(logging.INFO)
 
-    from cloud_service.backends.transformers_backend import make_transformers_backend
+    from cloud_service.backends.choice import make_backend
     from cloud_service.server import serve as serve_until_signal
 
     def on_ready(server: CloudServer, endpoints: Endpoints) -> None:
@@ -142,9 +142,7 @@ def serve(
         print_json(document)
         sys.stdout.flush()
 
-    asyncio.run(
-        serve_until_signal(config, make_backend=make_transformers_backend, on_ready=on_ready)
-    )
+    asyncio.run(serve_until_signal(config, make_backend=make_backend, on_ready=on_ready))
 
 
 cloud_service.add_command(publish)

@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -60,6 +61,21 @@ class EngineConfig(_Section):
     step_tokens: Annotated[int, Field(ge=16, le=65536)] = 256  # positions of one step
     kv_mib: _PositiveInt = 1024  # memory of the KV cache
     tenant_weights: dict[str, _Positive] = {}  # of the engine's time; 1 where none is named
+
+
+class OpenAIConfig(_Section):
+    """The server that answers where ``backend`` is ``openai``."""
+
+    base_url: str = ""  # with its path, for example http://127.0.0.1:8000/v1
+    allow_plaintext: bool = False  # http to another machine: requests cross the network readable
+    api_key: SecretStr | None = None
+    model: str = ""  # as the server names it; empty: the only one it serves
+    public_name: str = ""  # as callers name it; empty: the same
+    tokenizer: Path | None = None  # the model's GGUF file, or folder with tokenizer.json
+    revision: str = ""  # goes into the fingerprint: change it whenever the weights change
+    context_tokens: _PositiveInt | None = None  # none: what the server says
+    connect_timeout_s: _Positive = 5.0
+    answer_timeout_s: _Positive = 120.0  # between two pieces of an answer
 
 
 class LimitsConfig(_Section):
@@ -155,7 +171,9 @@ class CloudConfig(Settings):
     metrics_listen: _Address | None = "127.0.0.1:0"  # Prometheus
     reflection: bool = False
     tls: TlsConfig = TlsConfig()
+    backend: Literal["transformers", "openai"] = "transformers"
     model: ModelConfig = ModelConfig()
+    openai: OpenAIConfig = OpenAIConfig()
     engine: EngineConfig = EngineConfig()
     limits: LimitsConfig = LimitsConfig()
     prices: PricesConfig = PricesConfig()
@@ -163,6 +181,20 @@ class CloudConfig(Settings):
     state: StateConfig = StateConfig()
     tenants: TenantsConfig = TenantsConfig()
     releases: ReleasesConfig = ReleasesConfig()
+
+    @model_validator(mode="after")
+    def _model_server_is_named(self) -> Self:
+        if self.backend != "openai":
+            return self
+        url = urlsplit(self.openai.base_url)
+        if url.scheme not in ("http", "https") or not url.hostname or url.username is not None:
+            raise ValueError("`openai.base_url` must be a URL such as http://127.0.0.1:8000/v1")
+        is_here = is_loopback(f"{url.hostname}:0")
+        if url.scheme == "http" and not (is_here or self.openai.allow_plaintext):
+            raise ValueError(
+                "`openai.base_url` leaves this machine in plaintext; use https, or set `openai.allow_plaintext`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _plaintext_stays_on_loopback(self) -> Self:
@@ -217,6 +249,7 @@ _PATHS = (
     ("tls", "client_authority"),
     ("model", "cache_dir"),
     ("model", "local_dirs"),
+    ("openai", "tokenizer"),
     ("state", "directory"),
     ("state", "master_key"),
     ("tenants", "token_keys"),

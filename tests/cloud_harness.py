@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from cloud_service.backends.transformers_backend import make_transformers_backend
+from cloud_service.backends.choice import make_backend
 from cloud_service.config import CloudConfig, load_config
 from cloud_service.server import CloudServer, Endpoints, running_server
 from cloud_service.tenancy import pki
@@ -115,7 +115,7 @@ class RunningCloud:
 @contextlib.asynccontextmanager
 async def running_cloud(site: Site, **sections: Any) -> AsyncIterator[RunningCloud]:
     config = site.config(**sections)
-    async with running_server(config, make_backend=make_transformers_backend) as (
+    async with running_server(config, make_backend=make_backend) as (
         server,
         endpoints,
     ):

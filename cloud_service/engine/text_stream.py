@@ -16,6 +16,18 @@ class Decoder(Protocol):
         """What is left when no token follows."""
 
 
+class _NoTokens:
+    """The decoder of an answer that comes as text."""
+
+    def add(self, token: int) -> str:
+        """See :class:`Decoder`."""
+        raise AssertionError("this answer comes as text")
+
+    def finish(self) -> str:
+        """See :class:`Decoder`."""
+        return ""
+
+
 class TextStream:
     """Text of one answer; what may be the beginning of a stop string is held back. Not thread-safe."""
 
@@ -27,6 +39,11 @@ class TextStream:
         self._num_shown = 0
         self.is_stopped = False
 
+    @classmethod
+    def of_text(cls, stop: Sequence[str] = ()) -> TextStream:
+        """Make one for an answer that comes as text; use :meth:`feed_text`."""
+        return cls(_NoTokens(), stop)
+
     @property
     def text(self) -> str:
         """Everything so far, also what is held back; without the stop string."""
@@ -35,6 +52,10 @@ class TextStream:
     def feed(self, token_id: int) -> str:
         """Take one token; returns the text that can be shown now. After a stop string nothing is taken."""
         return "" if self.is_stopped else self._take(self._decoder.add(token_id))
+
+    def feed_text(self, piece: str) -> str:
+        """Take a piece of text instead of a token; otherwise as :meth:`feed`."""
+        return "" if self.is_stopped else self._take(piece)
 
     def finish(self) -> str:
         """The sequence has ended: returns what was held back."""

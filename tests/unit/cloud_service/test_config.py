@@ -85,3 +85,33 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert "loopback" in error
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        {},
+        {"base_url": "ftp://127.0.0.1/v1"},
+        {"base_url": "http://user:password@127.0.0.1/v1"},
+        {"base_url": "http://models.example/v1"},
+    ],
+)
+def test_a_model_server_is_named_and_reached_safely(server: dict[str, str]) -> None:
+    flags = {**PLAIN, "backend": "openai", "openai": server}
+    with pytest.raises(SettingsError, match="base_url") as caught:
+        load_config(None, flags=flags, environment={})
+    assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        {"base_url": "http://127.0.0.1:8000/v1"},
+        {"base_url": "https://models.example/v1"},
+        {"base_url": "http://models.example/v1", "allow_plaintext": True},
+    ],
+)
+def test_a_model_server_here_or_by_tls(server: dict[str, object]) -> None:
+    flags = {**PLAIN, "backend": "openai", "openai": server}
+    config = load_config(None, flags=flags, environment={})
+    assert config.openai.base_url == server["base_url"]
