@@ -26,6 +26,7 @@ from protos.request_id import new_request_id
 
 if TYPE_CHECKING:
     from edge_agent.config import EdgeConfig
+    from edge_agent.extend.task_plans import TaskPlans
     from edge_agent.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,8 @@ class EdgeAgent:
         self._parts.delivery.close()
         if self._parts.cloud is not None:
             self._parts.cloud.close()
+        if self._parts.joint is not None:
+            self._parts.joint.close()
         self._parts.model.close()
         if self.stay is not None:
             self.stay.end(self.num_answers)
@@ -137,6 +140,11 @@ class EdgeAgent:
     def metrics(self) -> Metrics:
         """What this agent counts."""
         return self._parts.metrics
+
+    @property
+    def plans(self) -> TaskPlans | None:
+        """How requests that leave are answered, by task; takes price and battery. None: nothing to choose between."""
+        return self._parts.plans
 
     @property
     def default_task(self) -> str:

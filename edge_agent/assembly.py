@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from edge_agent.anonymize.anonymizer import Anonymizer
     from edge_agent.cloud.client import CloudClient
     from edge_agent.cloud.cloud import WireIds
-    from edge_agent.extend.verify_route import VerifyRoute
+    from edge_agent.cloud.observer import CallObserver
+    from edge_agent.extend.joint_route import JointRoute
+    from edge_agent.extend.task_plans import TaskPlans
     from edge_agent.keystore import KeyStore
     from edge_agent.local_model import LocalModel
     from edge_agent.metrics import Metrics
@@ -47,6 +49,7 @@ def assemble(config: EdgeConfig) -> Parts:
     tasks = _load_tasks(config)
     # From here on heavy libraries are loaded, each by the part that needs it.
     from edge_agent.cloud.cloud import WireIds
+    from edge_agent.extend.joint_setup import make_plans
     from edge_agent.keystore import KeyStore
     from edge_agent.labelling import with_heads
     from edge_agent.metrics import Metrics
@@ -61,7 +64,8 @@ def assemble(config: EdgeConfig) -> Parts:
     store = ModelStore(config.cache_folder, offline=config.offline)
     anonymizer = _open_anonymizer(config, store)
     model = _open_model(config, store)
-    cloud = _make_cloud(config, wire_ids=wire_ids, metrics=metrics)
+    plans = make_plans(config)
+    cloud = _make_cloud(config, wire_ids=wire_ids, metrics=metrics, observer=plans)
     outbox = Outbox(
         config.state_folder / OUTBOX_FILE,
         keys=keys,
@@ -89,7 +93,8 @@ def assemble(config: EdgeConfig) -> Parts:
         ),
         metrics=metrics,
         record_key=keys.derive("records"),
-        verify=None if cloud is None else _make_verify(config, cloud),
+        joint=None if cloud is None else _make_joint(config, store, cloud, plans),
+        plans=plans,
         heads=heads,
     )
 
@@ -186,16 +191,22 @@ def _model_path(store: ModelStore, name: str) -> Path:
     return store.get(name)
 
 
-def _make_verify(config: EdgeConfig, cloud: CloudClient) -> VerifyRoute | None:
-    """Make the VERIFY route; None unless it is wanted."""
-    if not config.cloud.verify:
-        return None
-    from edge_agent.extend.verify_route import make_verify_route
+def _make_joint(
+    config: EdgeConfig, store: ModelStore, cloud: CloudClient, plans: TaskPlans | None
+) -> JointRoute | None:
+    """Make the routes on which device and cloud answer together; None unless one is wanted."""
+    from edge_agent.extend.joint_setup import make_joint_route
 
-    return make_verify_route(cloud, config.cloud.profile)
+    return make_joint_route(config, cloud, plans, find_model=lambda name: _model_path(store, name))
 
 
-def _make_cloud(config: EdgeConfig, *, wire_ids: WireIds, metrics: Metrics) -> CloudClient | None:
+def _make_cloud(
+    config: EdgeConfig,
+    *,
+    wire_ids: WireIds,
+    metrics: Metrics,
+    observer: CallObserver | None,
+) -> CloudClient | None:
     """Make the client of the configured cloud; None when the agent works alone."""
     settings = config.cloud
     if config.offline or not settings.target:
@@ -215,6 +226,7 @@ def _make_cloud(config: EdgeConfig, *, wire_ids: WireIds, metrics: Metrics) -> C
         credentials=credentials,
         insecure_loopback=settings.insecure_loopback,
         metrics=metrics,
+        observer=observer,
     )
 
 

@@ -22,14 +22,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import SettingsConfigDict
 
+from partition.extend.activations import Codec
 from partition.oversight.audit import OnAlarm
 from partition.settings import NESTED, Settings, load_settings
+from partition.stages.stage_range import Precision
 
 ENVIRONMENT_PREFIX = "TANDEM_EDGE_"
 APPLICATION = "tandem"
@@ -61,8 +63,23 @@ class CloudConfig(_Section):
         False  # the device drafts and the cloud verifies, where the plan says that it is best
     )
     profile: Path | None = (
-        None  # of `partition profile`, for the plan; without one VERIFY is always taken
+        None  # of `edge-agent profile`, for the plan; without one VERIFY or SPLIT is always taken
     )
+
+
+class SplitConfig(_Section):
+    """The first layers of the cloud's model on this device, for tasks whose policy says ``allow_split = true``."""
+
+    model: str = ""  # the very model that the cloud runs, by name or path; empty: no split
+    layers: Annotated[int, Field(ge=1)] | None = None  # on the device; None: the profile's best
+    codec: Literal["float32", "float16", "int8", "int4"] = "int8"  # of hidden states
+    precision: Precision = Precision.INT8  # of the layers here; float32 is the cloud's text exactly
+    chunk_tokens: Annotated[int, Field(ge=1, le=4096)] = 128  # of the prompt in one frame
+
+    @property
+    def as_codec(self) -> Codec:
+        """The codec itself."""
+        return Codec[self.codec.upper()]
 
 
 class AnonymizerConfig(_Section):
@@ -128,6 +145,7 @@ class EdgeConfig(Settings):
 
     model: ModelConfig = ModelConfig()
     cloud: CloudConfig = CloudConfig()
+    split: SplitConfig = SplitConfig()
     anonymizer: AnonymizerConfig = AnonymizerConfig()
     outbox: OutboxConfig = OutboxConfig()
     audit: AuditConfig = AuditConfig()
@@ -173,6 +191,7 @@ _PATHS = frozenset(
         ("cloud", "ca"),
         ("cloud", "certificate"),
         ("cloud", "key"),
+        ("cloud", "profile"),
         ("state_folder",),
         ("cache_folder",),
         ("certificates",),

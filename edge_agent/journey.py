@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from edge_agent.anonymize.anonymized import Anonymized
     from edge_agent.anonymize.anonymizer import Anonymizer
     from edge_agent.anonymize.closed import ClosedAnonymizer
-    from edge_agent.extend.verify_route import VerifyRoute
+    from edge_agent.extend.joint_route import JointRoute
+    from edge_agent.extend.task_plans import TaskPlans
     from edge_agent.local_model import LocalModel
     from edge_agent.metrics import Metrics
     from edge_agent.outbox.delivery import Delivery
@@ -66,7 +67,8 @@ class Parts:
     cloud: Cloud | None  # None: this agent works alone
     delivery: Delivery
     metrics: Metrics
-    verify: VerifyRoute | None = None  # None: the cloud writes alone
+    joint: JointRoute | None = None  # None: the cloud writes alone
+    plans: TaskPlans | None = None  # None: nothing to choose between ways to the cloud
     heads: Mapping[str, LabelHead] = field(default_factory=dict)  # by task
     record_key: bytes = field(
         default=b"", repr=False
@@ -137,8 +139,7 @@ class Journey:
         if decision.route is Route.CLOUD:
             cloud = self._ask_cloud(task)
             if not isinstance(cloud, str):
-                if cloud.verified:
-                    decision = Decision(route=Route.VERIFY, reason=decision.reason)
+                decision = Decision(route=cloud.route, reason=decision.reason)
                 return self._answer(
                     cloud.text,
                     decision,
@@ -243,15 +244,15 @@ class Journey:
         options = GenerateOptions.of(self._request, task)
         with self._watch.step("cloud"):
             try:
-                verified = self._verify(task, options, show)
-                if not isinstance(verified, str):
+                joint = self._answer_jointly(task, options, show)
+                if not isinstance(joint, str):
                     show.finish()
-                    return verified
+                    return joint
                 answer = cloud.generate(
                     self._anonymized,
                     options=options,
                     deadline_s=task.limits.deadline_s,
-                    on_text=AfterPrefix(verified, show.feed) if self._on_text is not None else None,
+                    on_text=AfterPrefix(joint, show.feed) if self._on_text is not None else None,
                     cancel=self._cancel,
                     on_sent=self._count_sent,
                 )
@@ -266,12 +267,14 @@ class Journey:
         self._parts.delivery.wake()
         return answer
 
-    def _verify(self, task: Task, options: GenerateOptions, show: _Showing) -> CloudAnswer | str:
-        """Have the device draft and the cloud verify; else return what was shown of the answer so far."""
-        if self._parts.verify is None or task.kind is not TaskKind.GENERATE:
+    def _answer_jointly(
+        self, task: Task, options: GenerateOptions, show: _Showing
+    ) -> CloudAnswer | str:
+        """Have device and cloud answer together, by VERIFY or SPLIT; else return what was shown of the answer so far."""
+        if self._parts.joint is None or task.kind is not TaskKind.GENERATE:
             return ""
         assert self._anonymized is not None
-        return self._parts.verify.try_answer(
+        return self._parts.joint.try_answer(
             self._parts.model,
             self._anonymized,
             options,

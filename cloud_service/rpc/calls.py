@@ -44,6 +44,11 @@ class Call:
         return self.known_identity
 
     @property
+    def elapsed_us(self) -> int:
+        """Since the request arrived, microseconds."""
+        return round((time.monotonic() - self.started_s) * 1e6)
+
+    @property
     def remaining_s(self) -> float:
         """Until the deadline; negative when it is over."""
         return self.deadline_s - time.monotonic()

@@ -19,6 +19,7 @@ from protos.request_id import is_request_id
 
 MAX_TEMPERATURE: Final = 10.0
 MAX_SHORT_TEXT: Final = 256  # characters of a label or a stop string
+MAX_PROBE_BYTES: Final = 1 << 20
 _TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{0,64}")
 _ROUTE = re.compile(r"[A-Z]{0,16}")
@@ -32,6 +33,16 @@ _ROLES: Final = {
 
 class _HasRequestId(Protocol):
     request_id: str
+
+
+def check_probe(request: inference_pb2.ProbeRequest) -> None:
+    """Check the sizes of a probe of the way here.
+
+    Raises:
+        InvalidRequestError: They are over the limit.
+    """
+    if max(len(request.padding), request.reply_bytes) > MAX_PROBE_BYTES:
+        raise InvalidRequestError(f"a probe has at most {MAX_PROBE_BYTES} bytes either way")
 
 
 def checked_request_id(request: _HasRequestId) -> str:

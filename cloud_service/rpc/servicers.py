@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from cloud_service.rpc.extend_stream import answer_stream
 from cloud_service.rpc.feedback import store_outcomes
 from cloud_service.rpc.request_checks import (
     check_outcomes,
+    check_probe,
     check_task,
     checked_labels,
     checked_messages,
@@ -76,7 +78,7 @@ class ServiceParts:
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    """Generate, Extend and GetModel."""
+    """Generate, Extend, GetModel and Probe."""
 
     def __init__(self, parts: ServiceParts) -> None:
         self._parts = parts
@@ -103,11 +105,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         if isinstance(attempt, Stored):
             parts.metrics.dedupe_hits.inc()
             started.replayed = True
+            started.server_us = call.elapsed_us
             yield inference_pb2.GenerateResponse(started=started)
             yield inference_pb2.GenerateResponse.FromString(attempt.response)
             return
         is_stored = False
         try:
+            started.server_us = call.elapsed_us
             yield inference_pb2.GenerateResponse(started=started)
             if request.resume_token:
                 prompt = await self._resume(prompt, request.resume_token, digest)
@@ -152,6 +156,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             context_tokens=card.context_tokens,
             codecs=_CODECS,
         )
+
+    async def Probe(
+        self, request: inference_pb2.ProbeRequest, context: Context
+    ) -> inference_pb2.ProbeResponse:
+        """Give as many bytes back as are asked for."""
+        check_probe(request)
+        # Random, so that no compression on the way makes a link look faster than it is.
+        padding = os.urandom(request.reply_bytes)
+        return inference_pb2.ProbeResponse(padding=padding, server_us=current_call().elapsed_us)
 
     async def _read(self, request: inference_pb2.GenerateRequest) -> tuple[Prompt, bytes]:
         call, parts = current_call(), self._parts

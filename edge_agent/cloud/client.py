@@ -6,6 +6,7 @@ after its first message, because only here it is known what the reader has seen;
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -29,8 +30,10 @@ from edge_agent.cloud.cloud import (
 )
 from edge_agent.cloud.extend_stream import ExtendStream
 from edge_agent.cloud.generation import Generation, Pauses, RetrySettings
+from edge_agent.cloud.observer import CallObserver
 from edge_agent.metrics import Metrics
 from partition.extend.frame_messages import Opening
+from partition.planning.link import LinkState, probe
 from partition.task import Role
 from protos.errors import (
     DeadlineExceededError,
@@ -76,6 +79,7 @@ class CloudClient:
         retry: RetrySettings | None = None,
         breaker: CircuitBreaker | None = None,
         metrics: Metrics | None = None,
+        observer: CallObserver | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -90,6 +94,7 @@ class CloudClient:
             retry: Of Generate.
             breaker: Decides when the cloud counts as unreachable.
             metrics: Where calls are counted.
+            observer: Told of calls that went well.
             clock: Monotonic seconds.
             jitter: Makes numbers in [0, 1).
 
@@ -100,6 +105,10 @@ class CloudClient:
         self._retry = retry or RetrySettings()
         self._breaker = breaker or CircuitBreaker(clock=clock)
         self._metrics = metrics or Metrics()
+        self._observer = observer
+        self._is_warm = (
+            False  # a call has gone well since the last that did not: no handshake is timed
+        )
         self._clock = clock
         self._jitter = jitter
         self._channel = CloudChannel(
@@ -182,6 +191,7 @@ class CloudClient:
             call.sent(request)
             response = stub.GetModel(request, timeout=deadline_s)
             call.received(response)
+            self._tell(call)
         return CloudModel(
             model=response.model,
             fingerprint=response.fingerprint,
@@ -192,6 +202,27 @@ class CloudClient:
             hidden_size=response.hidden_size,
             context_tokens=response.context_tokens,
         )
+
+    def probe_link(self, *, deadline_s: float = 30.0) -> LinkState:
+        """Measure the way to the cloud with bytes of no meaning; nothing of any request goes along.
+
+        Raises:
+            WireError: The cloud cannot be reached, or is too old to be probed.
+        """
+        until = self._clock() + deadline_s
+
+        def exchange(bytes_up: int, bytes_down: int) -> float:
+            request = inference_pb2.ProbeRequest(
+                padding=os.urandom(bytes_up), reply_bytes=bytes_down
+            )
+            with self._call(_INFERENCE, "Probe") as call:
+                stub = inference_pb2_grpc.InferenceServiceStub(call.channel)
+                call.sent(request)
+                response = stub.Probe(request, timeout=max(0.001, until - self._clock()))
+                call.received(response)
+            return float(response.server_us / 1e6)
+
+        return probe(exchange, clock=self._clock)
 
     def report(
         self, report_id: str, outcomes: Sequence[Outcome], *, deadline_s: float = 10.0
@@ -260,12 +291,27 @@ class CloudClient:
                 try:
                     for event in stream:
                         call.received(event)
+                        if event.WhichOneof("event") == "started":
+                            self._tell(call, server_s=event.started.server_us / 1e6)
                         generation.take(event)
                 except grpc.RpcError as error:
                     if generation.answer is None:
                         raise generation.error_of(from_rpc_error(error)) from error
                     # The answer is complete; only the end of the stream was lost.
-            return generation.conclude()
+            answer = generation.conclude()
+        if self._observer is not None:
+            self._observer.answered(answer)
+        return answer
+
+    def _tell(self, call: _CallRecord, *, server_s: float = 0.0) -> None:
+        """Let the observer learn from the first reply of a call."""
+        if self._observer is not None and self._is_warm:
+            self._observer.called(
+                bytes_up=call.sent_bytes,
+                bytes_down=call.received_bytes,
+                elapsed_s=self._clock() - call.sent_at,
+                server_s=server_s,
+            )
 
     @contextmanager
     def _call(self, service: str, method: str) -> Iterator[_CallRecord]:
@@ -282,7 +328,7 @@ class CloudClient:
         self._metrics.call_started(service, method)
         try:
             with self._channel.lend() as channel:
-                record = _CallRecord(channel)
+                record = _CallRecord(channel, self._clock)
                 try:
                     yield record
                 except grpc.RpcError as error:
@@ -292,9 +338,11 @@ class CloudClient:
                 ) as error:  # grpc's way to say that the channel was closed meanwhile
                     raise UnavailableError("the way to the cloud was closed; try again") from error
             outcome, code = self._breaker.record_success, grpc.StatusCode.OK
+            self._is_warm = True
         except WireError as error:
             code = error.code
             outcome = _outcome(self._breaker, error)
+            self._is_warm = False
             raise
         finally:
             outcome()
@@ -317,12 +365,15 @@ class _PausedError(UnavailableError):
 class _CallRecord:
     """What is known of one call."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, clock: Callable[[], float]) -> None:
         self.channel = channel
         self.sent_bytes = 0
+        self.sent_at = 0.0  # seconds on the clock
         self.received_bytes = 0
+        self._clock = clock
 
     def sent(self, message: Any) -> None:
+        self.sent_at = self._clock()
         self.sent_bytes += message.ByteSize() + FRAME_BYTES
 
     def received(self, message: Any) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from edge_agent.flow import LabelScore, Request, Usage
+from edge_agent.flow import LabelScore, Request, Route, Usage
 from partition.task import Task
 from protos.request_id import is_request_id
 
@@ -74,9 +74,7 @@ class CloudAnswer:
     sent_bytes: int  # see CloudClient
     num_attempts: int = 1
     first_text_ms: float | None = None  # from the call to the first text
-    verified: bool = (
-        False  # drafted on the device, verified by the cloud: the same text in fewer of its passes
-    )
+    route: Route = Route.CLOUD  # VERIFY or SPLIT where the device had a part in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

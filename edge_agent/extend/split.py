@@ -8,29 +8,21 @@ layers. After a lost session the device runs its layers again over the ids it ke
 from __future__ import annotations
 
 import enum
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from edge_agent.extend.exchange import PROMPT_TIMEOUT_S, Exchange, OnExchange
 from edge_agent.extend.frame_channel import FrameChannel
-from partition.errors import FrameError
 from partition.extend.activations import Codec, encode
-from partition.extend.fallback import MAX_MISSES, MAX_PREFILLS, reply_timeout_s
-from partition.extend.frames import Extended, Mismatch
+from partition.extend.fallback import MAX_PREFILLS, Step
+from partition.extend.frames import Mismatch
 from partition.extend.split import SplittingSession
-from partition.planning.link import Average
 from partition.stages.stage import Floats, Stage
-
-logger = logging.getLogger(__name__)
 
 CHUNK_TOKENS = (
     128  # of the prompt in one frame: short enough to overlap, long enough for the matrix units
-)
-PROMPT_TIMEOUT_S = 20.0
-LEAST_TIMEOUT_S = (
-    2.0  # gRPC loses no frame while its connection lives, so a busy machine is likelier than a loss
 )
 
 
@@ -71,6 +63,7 @@ class SplitRun:
         num_outliers: Entries of a row that travel by themselves; None: the codec's default.
         chunk_tokens: Positions of the prompt in one frame.
         on_ids: Gets each new id as it comes.
+        on_exchange: Told of each frame after the prompt, for the live plan.
         prompt_timeout_s: How long to wait for the reply to a part of the prompt.
     """
 
@@ -86,19 +79,24 @@ class SplitRun:
         num_outliers: int | None = None,
         chunk_tokens: int = CHUNK_TOKENS,
         on_ids: Callable[[tuple[int, ...]], None] = lambda ids: None,
+        on_exchange: OnExchange = lambda exchanged: None,
         prompt_timeout_s: float = PROMPT_TIMEOUT_S,
     ) -> None:
         self._session = session
         self._stage = stage
-        self._channel = channel
+        self._exchange = Exchange(
+            session,
+            channel,
+            clock=clock,
+            prompt_timeout_s=prompt_timeout_s,
+            on_exchange=on_exchange,
+        )
         self._codec = codec
         self._clock = clock
         self._name = name
         self._num_outliers = num_outliers
         self._chunk_tokens = chunk_tokens
         self._on_ids = on_ids
-        self._prompt_timeout_s = prompt_timeout_s
-        self._round = Average()
         self._ready: tuple[int, bytes, int] | None = None  # first position, frame, positions
         self._num_frames = self._activation_bytes = 0
 
@@ -110,11 +108,11 @@ class SplitRun:
         mismatch = ""
         try:
             while not session.is_finished:
-                outcome = self._exchange()
+                outcome = self._send_rows()
                 if isinstance(outcome, Mismatch):
                     ending, mismatch = SplitEnding.MISMATCH, outcome.field
                     break
-                if not outcome or session.num_prefills > MAX_PREFILLS:
+                if outcome is None or session.num_prefills > MAX_PREFILLS:
                     ending = SplitEnding.LOST
                     break
                 if first_token_s is None and session.answer:
@@ -128,47 +126,33 @@ class SplitRun:
             num_frames=self._num_frames,
             seconds=self._clock() - started,
             first_token_s=first_token_s,
-            sent_bytes=self._channel.sent_bytes,
+            sent_bytes=self._exchange.sent_bytes,
             activation_bytes=self._activation_bytes,
         )
 
-    def _exchange(self) -> bool | Mismatch:
-        """One frame and its reply; False when it was missed twice."""
+    def _send_rows(self) -> Mismatch | bool | None:
+        """One frame and its reply; None when it was missed twice."""
         session = self._session
         rows, count = self._rows(session.cloud_len)
         is_prompt = len(session.to_send) > 1
+        has_more = len(session.to_send) > count
+        following = session.cloud_len + count
         frame = session.open_frame(rows, count)
         self._num_frames += 1
         self._activation_bytes += len(rows)
-        self._channel.send(frame)
-        sent_at = self._clock()
-        if len(session.to_send) > count:
-            self._rows(session.cloud_len + count)  # the next chunk, while this one is away
-        misses = 0
-        while True:
-            timeout = self._timeout_s(is_prompt=is_prompt)
-            reply = self._channel.receive(max(0.0, sent_at + timeout - self._clock()))
-            if isinstance(reply, Mismatch):
-                return reply
-            if reply is None:
-                misses += 1
-                if misses >= MAX_MISSES or not self._channel.is_reachable:
-                    return False
-                logger.debug("round %d is sent again", frame.round)
-                self._channel.send(frame)
-                sent_at = self._clock()
-                continue
-            try:
-                new = session.take(reply)
-            except FrameError:
-                return Mismatch(field="reply")  # a broken peer: send text
-            if new is None:
-                continue  # of another frame: late, or twice
-            if isinstance(reply, Extended) and not is_prompt:
-                self._round.add(self._clock() - sent_at)
-            if new:
-                self._on_ids(new)
-            return True
+
+        def next_chunk() -> None:
+            if has_more:
+                self._rows(following)
+
+        outcome = self._exchange.carry(frame, is_prompt=is_prompt, meanwhile=next_chunk)
+        if isinstance(outcome, Mismatch):
+            return outcome
+        if isinstance(outcome, Step):
+            return None
+        if outcome.new_ids:
+            self._on_ids(outcome.new_ids)
+        return True
 
     def _rows(self, start: int) -> tuple[bytes, int]:
         """Hidden states of the next positions from ``start`` on, computed once."""
@@ -183,9 +167,3 @@ class SplitRun:
         output = self._stage.extend(self._name, np.asarray(ids, np.int32), base_len=start)
         assert output.hidden is not None
         return output.hidden
-
-    def _timeout_s(self, *, is_prompt: bool) -> float:
-        slow = self._round.percentile(0.95)
-        if is_prompt or slow is None:
-            return self._prompt_timeout_s
-        return max(LEAST_TIMEOUT_S, reply_timeout_s(slow, 0.0))

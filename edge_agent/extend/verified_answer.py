@@ -11,32 +11,21 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from edge_agent.anonymize.anonymized import Anonymized
-from edge_agent.cloud.cloud import CloudModel, GenerateOptions
+from edge_agent.cloud.cloud import GenerateOptions
+from edge_agent.extend.answer_writer import AnswerWriter
 from edge_agent.extend.drafter import Drafter
-from edge_agent.extend.frame_channel import FrameChannel
+from edge_agent.extend.exchange import OnExchange
+from edge_agent.extend.session_cloud import KnownModel, SessionCloud, opening_of
 from edge_agent.extend.verify import Ending, Verification, VerifyResult
 from edge_agent.local_model import LocalModel
 from partition.extend.draft_length import RoundCosts
-from partition.extend.frame_messages import Opening
-from partition.extend.frames import PREFIX_KEY_BYTES, Agreement
+from partition.extend.frames import PREFIX_KEY_BYTES
 from partition.extend.verify import DraftingSession
 from partition.generation.sampling import SamplingRule
-from partition.text.tokenizer import Tokenizer, TokenStream
 
 _SESSION = "verify"  # name of the drafter's cache in the device's stage
-
-
-class SessionCloud(Protocol):
-    """What VERIFY asks of the cloud; :class:`edge_agent.cloud.client.CloudClient` is one."""
-
-    def get_model(self, *, deadline_s: float = 10.0) -> CloudModel:
-        """See :class:`edge_agent.cloud.cloud.Cloud`."""
-
-    def open_frames(self, anonymized: Anonymized, opening: Opening) -> FrameChannel:
-        """Open a session; connects with the first frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +52,7 @@ class VerifiedAnswers:
         costs: Predicted costs of a round, from the plan.
         streaming_s: Seconds a token of the cloud alone, from the plan.
         finish_locally: Policy: whether the device may write the rest alone when the cloud is gone.
-        on_exchange: Gets bytes up, seconds elapsed and the server's own seconds of each frame.
+        on_exchange: Told of each frame after the prompt, for the live plan.
         clock: Monotonic seconds.
     """
 
@@ -74,7 +63,7 @@ class VerifiedAnswers:
         costs: RoundCosts,
         streaming_s: float = float("inf"),
         finish_locally: bool = True,
-        on_exchange: Callable[[int, float, float], None] = lambda num_bytes, elapsed, server: None,
+        on_exchange: OnExchange = lambda exchanged: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cloud = cloud
@@ -83,9 +72,8 @@ class VerifiedAnswers:
         self._streaming_s = streaming_s
         self._finish_locally = finish_locally
         self._clock = clock
-        self._lock = threading.Lock()
         self._drafting = threading.Lock()  # one cache for drafts, whatever waits for it
-        self._card: CloudModel | None = None
+        self._model = KnownModel(cloud)
 
     def why_not(self, model: LocalModel, options: GenerateOptions) -> str:
         """Why this request cannot go by VERIFY, in one sentence; empty when it can.
@@ -97,7 +85,7 @@ class VerifiedAnswers:
             return "stop strings are found in text, not in tokens"
         if options.model:
             return "another model than the cloud's default was asked for"
-        tokenizer, card = model.tokenizer, self._cloud_model()
+        tokenizer, card = model.tokenizer, self._model.get()
         if tokenizer.sha256 != card.tokenizer_sha256:
             return "the cloud's model has another tokenizer than the device's"
         if tokenizer.chat.sha256 != card.chat_template_sha256:
@@ -124,7 +112,7 @@ class VerifiedAnswers:
             WireError: The cloud refuses for good.
             ContextLengthError: The prompt is longer than the device's context.
         """
-        card = self._cloud_model()
+        card = self._model.get()
         messages = anonymized.task.render(anonymized.messages)
         stage, tokenizer = model.shared_stage, model.tokenizer
         with self._drafting:
@@ -144,9 +132,9 @@ class VerifiedAnswers:
                 key=key,
                 end_ids=tokenizer.end_ids,
             )
-            writer = _Writer(tokenizer, on_text)
+            writer = AnswerWriter(tokenizer, on_text)
             drafter = Drafter(stage, rule, name=_SESSION, clock=self._clock)
-            channel = self._cloud.open_frames(anonymized, _opening(card, rule, key))
+            channel = self._cloud.open_frames(anonymized, opening_of(card, rule, prefix_key=key))
             try:
                 result = Verification(
                     session,
@@ -163,8 +151,7 @@ class VerifiedAnswers:
                 drafter.close()
                 channel.close()
         if result.ending is Ending.MISMATCH:
-            with self._lock:
-                self._card = None  # the cloud changed: ask again next time
+            self._model.forget()
         verified = (
             result.ids if result.unverified_from is None else result.ids[: result.unverified_from]
         )
@@ -175,49 +162,3 @@ class VerifiedAnswers:
             num_input_tokens=len(prompt),
             result=result,
         )
-
-    def _cloud_model(self) -> CloudModel:
-        with self._lock:
-            if self._card is None:
-                self._card = self._cloud.get_model()
-            return self._card
-
-
-def _opening(card: CloudModel, rule: SamplingRule, key: bytes) -> Opening:
-    return Opening(
-        session=secrets.token_hex(16),
-        agreement=Agreement(
-            fingerprint=card.fingerprint,
-            tokenizer_sha256=card.tokenizer_sha256,
-            chat_template_sha256=card.chat_template_sha256,
-            vocabulary_size=card.vocabulary_size,
-        ),
-        stage_start=0,
-        stage_end=card.num_layers,
-        sampling=rule,
-        prefix_key=key,
-    )
-
-
-class _Writer:
-    """Turns ids into text as they come, without the token that ends the answer."""
-
-    def __init__(self, tokenizer: Tokenizer, on_text: Callable[[str], None]) -> None:
-        self._end_ids = tokenizer.end_ids
-        self._stream: TokenStream = tokenizer.stream()
-        self._on_text = on_text
-        self._text = ""
-
-    def add(self, ids: tuple[int, ...]) -> None:
-        for token in ids:
-            if token not in self._end_ids:
-                self._put(self._stream.add(token))
-
-    def finish(self) -> str:
-        self._put(self._stream.finish())
-        return self._text
-
-    def _put(self, piece: str) -> None:
-        if piece:
-            self._text += piece
-            self._on_text(piece)

@@ -8,25 +8,17 @@ first position that nobody verified.
 from __future__ import annotations
 
 import enum
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from edge_agent.extend.drafter import Draft, Drafter
+from edge_agent.extend.exchange import PROMPT_TIMEOUT_S, Exchange, Exchanged, OnExchange
 from edge_agent.extend.frame_channel import FrameChannel
-from partition.errors import FrameError
 from partition.extend.draft_length import DraftLength, RoundCosts
-from partition.extend.fallback import Health, Step, next_step, reply_timeout_s
-from partition.extend.frames import Extended, Mismatch, Reply
+from partition.extend.fallback import Health, Step, next_step
+from partition.extend.frames import Extended, Mismatch
 from partition.extend.verify import DraftingSession
 from partition.planning.link import Average
-
-logger = logging.getLogger(__name__)
-
-PROMPT_TIMEOUT_S = 20.0  # for the reply to a whole prompt, and before anything was measured
-LEAST_TIMEOUT_S = (
-    2.0  # gRPC loses no frame while its connection lives, so a busy machine is likelier than a loss
-)
 
 
 class Ending(enum.StrEnum):
@@ -64,7 +56,7 @@ class Verification:
         costs: Predicted costs of a round.
         clock: Monotonic seconds.
         on_ids: Gets newly committed ids as they come.
-        on_exchange: Gets bytes up, seconds elapsed and the server's own seconds of each small frame, for the live plan.
+        on_exchange: Told of each frame after the prompt, for the live plan.
         streaming_s: Seconds a token when the cloud streams alone; slower than this for long, and it shall.
         wants_latency: False: fewer cloud passes are the aim, so slowness is no reason to stop.
         finish_locally: Policy: whether the device may write the rest alone when the cloud is gone.
@@ -80,7 +72,7 @@ class Verification:
         costs: RoundCosts,
         clock: Callable[[], float],
         on_ids: Callable[[tuple[int, ...]], None] = lambda ids: None,
-        on_exchange: Callable[[int, float, float], None] = lambda num_bytes, elapsed, server: None,
+        on_exchange: OnExchange = lambda exchanged: None,
         streaming_s: float = float("inf"),
         wants_latency: bool = True,
         finish_locally: bool = True,
@@ -88,18 +80,20 @@ class Verification:
     ) -> None:
         self._session = session
         self._drafter = drafter
-        self._channel = channel
+        self._exchange = Exchange(
+            session,
+            channel,
+            clock=clock,
+            prompt_timeout_s=prompt_timeout_s,
+            on_exchange=on_exchange,
+        )
         self._costs = costs
         self._length = DraftLength(costs)
         self._clock = clock
         self._on_ids = on_ids
-        self._on_exchange = on_exchange
         self._streaming_s = streaming_s
         self._wants_latency = wants_latency
         self._finish_locally = finish_locally
-        self._prompt_timeout_s = prompt_timeout_s
-        self._round_trip = Average()
-        self._verify = Average()
         self._draft = Average()
         self._num_rounds = self._num_drafted = self._num_accepted = 0
 
@@ -112,61 +106,31 @@ class Verification:
             round_started = self._clock()
             if self._num_rounds:
                 draft = self._drafter.draft(session, self._length)
-            reply = self._exchange(draft)
-            if isinstance(reply, Mismatch):
-                return self._result(Ending.MISMATCH, started, mismatch=reply.field)
-            if isinstance(reply, Step):
-                return self._without_cloud(reply, started)
-            if reply:
-                self._learn(reply, draft, self._clock() - round_started)
+            outcome = self._round(draft)
+            if isinstance(outcome, Mismatch):
+                return self._result(Ending.MISMATCH, started, mismatch=outcome.field)
+            if isinstance(outcome, Step):
+                return self._without_cloud(outcome, started)
+            if outcome.new_ids:
+                self._on_ids(outcome.new_ids)
+            if isinstance(outcome.reply, Extended):
+                self._learn(outcome.reply, draft, self._clock() - round_started)
             draft = Draft()
             step = next_step(self._health())
             if step is Step.STREAM and not session.is_finished:
                 return self._result(Ending.STREAM, started)
         return self._result(Ending.VERIFIED, started)
 
-    def _exchange(self, draft: Draft) -> Extended | Mismatch | Step | None:
-        """One round: send, wait, commit; a missed frame is repeated once. None: the prompt must go again."""
+    def _round(self, draft: Draft) -> Exchanged | Mismatch | Step:
+        """One frame and its reply; with the first one the device runs the prompt while the cloud does the same."""
         session = self._session
+        is_prompt = session.is_prefilling or not self._num_rounds
         frame = session.open_frame(draft.ids)
-        bytes_before = self._channel.sent_bytes
-        self._channel.send(frame)
-        sent_at = self._clock()
-        if not self._num_rounds:
-            self._drafter.prefill(session)  # while the cloud does the same
-        misses = 0
-        while True:
-            reply = self._channel.receive(max(0.0, sent_at + self._timeout_s() - self._clock()))
-            if isinstance(reply, Mismatch):
-                return reply
-            if reply is None:
-                misses += 1
-                step = next_step(Health(num_misses=misses, is_reachable=self._channel.is_reachable))
-                if step is not Step.REPEAT:
-                    return step
-                logger.debug("round %d is sent again", frame.round)
-                self._channel.send(frame)
-                sent_at = self._clock()
-                continue
-            try:
-                new = session.take(reply)
-            except FrameError:
-                return Mismatch(field="reply")  # a broken peer: send text
-            if new is None:
-                continue  # of another frame: late, or twice
-            if new:
-                self._on_ids(new)
-            return self._observe_link(reply, self._clock() - sent_at, bytes_before)
-
-    def _observe_link(self, reply: Reply, elapsed_s: float, bytes_before: int) -> Extended | None:
-        if not isinstance(reply, Extended):
-            return None
-        server_s = (reply.compute_us + reply.queue_us) / 1e6
-        if self._num_rounds:  # the first one carried the prompt, and the device computed meanwhile
-            self._round_trip.add(max(0.0, elapsed_s - server_s))
-            self._verify.add(server_s)
-            self._on_exchange(self._channel.sent_bytes - bytes_before, elapsed_s, server_s)
-        return reply
+        if self._num_rounds:
+            return self._exchange.carry(frame, is_prompt=is_prompt)
+        return self._exchange.carry(
+            frame, is_prompt=True, meanwhile=lambda: self._drafter.prefill(session)
+        )
 
     def _learn(self, reply: Extended, draft: Draft, seconds: float) -> None:
         sent = len(draft.ids)
@@ -182,14 +146,15 @@ class Verification:
         )
         slope = self._costs.verify_per_draft_s
         base = self._costs.verify_base_s
-        if self._verify.value:
+        seen = self._exchange.server.value
+        if seen:
             # What a pass takes is seen whole; its slope stays the profile's, within what was seen.
-            base = max(self._verify.value - slope * sent, 0.25 * self._verify.value)
+            base = max(seen - slope * sent, 0.25 * seen)
         self._costs = replace(
             self._costs,
             draft_s=self._draft.value or self._costs.draft_s,
             verify_base_s=base,
-            round_trip_s=self._round_trip.value or self._costs.round_trip_s,
+            round_trip_s=self._exchange.round_trip.value or self._costs.round_trip_s,
         )
         self._length.update_costs(self._costs)
 
@@ -201,12 +166,6 @@ class Verification:
             streaming_s=self._streaming_s,
             wants_latency=self._wants_latency,
         )
-
-    def _timeout_s(self) -> float:
-        trip, verify = self._round_trip.percentile(0.95), self._verify.percentile(0.95)
-        if trip is None or verify is None or self._session.is_prefilling:
-            return self._prompt_timeout_s
-        return max(LEAST_TIMEOUT_S, reply_timeout_s(trip, verify))
 
     def _without_cloud(self, step: Step, started: float) -> VerifyResult:
         if step is Step.STREAM:
@@ -232,5 +191,5 @@ class Verification:
             num_drafted=self._num_drafted,
             num_accepted=self._num_accepted,
             seconds=self._clock() - started,
-            sent_bytes=self._channel.sent_bytes,
+            sent_bytes=self._exchange.sent_bytes,
         )

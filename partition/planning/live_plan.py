@@ -1,23 +1,20 @@
 """The plan while the agent runs: made again from what its own calls tell of link and cloud, and from price and battery.
 
-The agent reports each exchange, asks for the mode when a request begins, and never in the middle of one. A new look is taken
-once a window; :mod:`partition.planning.replanning` decides whether it changes anything.
+The agent asks for the mode when a request begins, and never in the middle of one. A new look is taken once a window, when
+something was observed or somebody asks; :mod:`partition.planning.replanning` decides whether it changes anything.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from partition.planning.conditions import Conditions
 from partition.planning.cost import Mode, Prediction, Scenario
-from partition.planning.link import WEIGHT, LinkEstimator, LinkState
+from partition.planning.link import LinkState
 from partition.planning.planner import Constraints, Plan, Weights, make_plan
-from partition.planning.profile import Link, Prices
 from partition.planning.replanning import Hysteresis, Replanner
-
-LOWEST_BATTERY = 0.2  # below which energy weighs ten times as much
-BATTERY_FACTOR = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +36,7 @@ class LivePlan:
         weights: The operator's.
         clock: Monotonic seconds.
         hysteresis: How hard it is to change the plan.
+        conditions: Shared with the plans of other tasks; None: its own.
     """
 
     def __init__(
@@ -49,19 +47,18 @@ class LivePlan:
         *,
         clock: Callable[[], float],
         hysteresis: Hysteresis | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
+        self.conditions = conditions or Conditions(scenario.link)
         self._lock = threading.Lock()
         self._scenario = scenario
         self._constraints = constraints
         self._weights = weights
         self._clock = clock
         self._hysteresis = hysteresis or Hysteresis()
-        self._link = None if scenario.link is None else LinkEstimator(_state(scenario.link))
-        self._slowdown = 1.0  # of the cloud's compute against its profile
-        self._battery = 1.0
-        self._is_reachable = True
+        self._was_reachable = True
         self._looked_at = float("-inf")
-        self._plan = make_plan(scenario, constraints, weights)
+        self._plan = make_plan(*self.conditions.now(scenario, constraints, weights))
         self._replanner = Replanner(
             _key(self._plan.chosen), now_s=clock(), hysteresis=self._hysteresis
         )
@@ -90,104 +87,36 @@ class LivePlan:
         """Everything, for people."""
         with self._lock:
             self._look()
-            link = self._link.state if self._link else _state(_NO_LINK)
             return LiveState(
                 mode=self._replanner.mode,
                 plan=self._plan,
-                link=link,
+                link=self.conditions.link,
                 num_changes=self._replanner.num_changes,
             )
 
-    def observe_exchange(
-        self, *, bytes_up: int, bytes_down: int, elapsed_s: float, server_s: float
-    ) -> None:
-        """Learn from one call or frame; see :meth:`partition.planning.link.LinkEstimator.observe`."""
-        with self._lock:
-            self._is_reachable = True
-            if self._link is not None:
-                self._link.observe(
-                    bytes_up=bytes_up,
-                    bytes_down=bytes_down,
-                    elapsed_s=elapsed_s,
-                    server_s=server_s,
-                )
+    def look(self) -> str | None:
+        """Look again after something was observed, so that the windows pass while a request runs.
 
-    def observe_cloud(self, *, predicted_s: float, measured_s: float) -> None:
-        """Learn how busy the cloud is, from the time it says a call took, queueing included."""
-        if predicted_s <= 0 or measured_s <= 0:
-            return
+        Returns:
+            The new mode's name when it has changed, else None.
+        """
         with self._lock:
-            self._slowdown += WEIGHT * (measured_s / predicted_s - self._slowdown)
-
-    def observe_reachable(self, is_reachable: bool) -> None:
-        """Hear from the circuit breaker; an unreachable cloud changes the plan at once."""
-        with self._lock:
-            if is_reachable is not self._is_reachable:
-                self._is_reachable = is_reachable
-                self._looked_at = float("-inf")
-
-    def set_prices(self, prices: Prices) -> None:
-        """Take a new price list."""
-        with self._lock:
-            self._scenario = replace(self._scenario, prices=prices)
-
-    def set_battery(self, charge: float) -> None:
-        """Take the battery's charge, in [0, 1]; a device on mains says 1."""
-        with self._lock:
-            self._battery = charge
+            before = self._replanner.mode
+            self._look()
+            return self._replanner.mode if self._replanner.mode != before else None
 
     def _look(self) -> None:
-        """Predict again, at most once a window."""
-        now = self._clock()
-        if now - self._looked_at < self._hysteresis.window_s:
+        """Predict again, at most once a window; at once when the cloud has gone or come back."""
+        now, is_reachable = self._clock(), self.conditions.is_reachable
+        is_due = now - self._looked_at >= self._hysteresis.window_s
+        if not is_due and is_reachable is self._was_reachable:
             return
-        self._looked_at = now
-        self._plan = make_plan(self._now(), self._constraints_now(), self._weights_now())
+        self._looked_at, self._was_reachable = now, is_reachable
+        self._plan = make_plan(
+            *self.conditions.now(self._scenario, self._constraints, self._weights)
+        )
         costs = {o.prediction.name: o.cost for o in self._plan.options if o.is_allowed}
         self._replanner.consider(costs, now_s=now)
-
-    def _now(self) -> Scenario:
-        scenario = self._scenario
-        if self._link is not None:
-            scenario = replace(scenario, link=_link(self._link.state))
-        if scenario.cloud is not None and self._slowdown != 1.0:
-            extra = (self._slowdown - 1) * scenario.cloud.decode(scenario.workload.mean_context)
-            queue_s = max(0.0, scenario.cloud.queue_s + extra)
-            scenario = replace(scenario, cloud=replace(scenario.cloud, queue_s=queue_s))
-        return scenario
-
-    def _constraints_now(self) -> Constraints:
-        if self._is_reachable:
-            return self._constraints
-        return replace(self._constraints, may_leave_device=False)
-
-    def _weights_now(self) -> Weights:
-        if self._battery >= LOWEST_BATTERY:
-            return self._weights
-        return replace(self._weights, per_joule=self._weights.per_joule * BATTERY_FACTOR)
-
-
-_NO_LINK = Link(round_trip_s=0.0, up_bytes_per_s=1.0, down_bytes_per_s=1.0)
-
-
-def _state(link: Link) -> LinkState:
-    return LinkState(
-        round_trip_s=link.round_trip_s,
-        round_trip_p95_s=link.round_trip_p95_s or link.round_trip_s,
-        jitter_s=link.jitter_s,
-        up_bytes_per_s=link.up_bytes_per_s,
-        down_bytes_per_s=link.down_bytes_per_s,
-    )
-
-
-def _link(state: LinkState) -> Link:
-    return Link(
-        round_trip_s=state.round_trip_s,
-        round_trip_p95_s=state.round_trip_p95_s,
-        jitter_s=state.jitter_s,
-        up_bytes_per_s=state.up_bytes_per_s,
-        down_bytes_per_s=state.down_bytes_per_s,
-    )
 
 
 def _key(chosen: Prediction | None) -> str:

@@ -57,6 +57,8 @@ class Constraints:
     may_stay_local: bool = True
     allow_split: bool = False  # hidden states are not anonymous
     same_tokenizer: bool = True  # VERIFY by token ids needs equal tokenizers
+    set_up: frozenset[Mode] | None = None  # modes that this device is set up for; None: all
+    layers_on_device: int | None = None  # of the cloud's model, loaded already; None: any cut
     min_layers_on_device: int = 1  # of a split, from policy
     memory_bytes: int | None = None
     max_ttft_s: float | None = None
@@ -142,6 +144,11 @@ def refusals(prediction: Prediction, constraints: Constraints) -> tuple[str, ...
         found.append("the task does not allow a split: hidden states are not anonymous")
     if mode is Mode.SPLIT and (prediction.split or 0) < constraints.min_layers_on_device:
         found.append(f"policy wants {constraints.min_layers_on_device} layers on the device")
+    if constraints.set_up is not None and mode not in constraints.set_up:
+        found.append("this device is not set up for it")
+    loaded = constraints.layers_on_device
+    if mode is Mode.SPLIT and loaded is not None and prediction.split != loaded:
+        found.append(f"the device has the first {loaded} layers loaded")
     if mode is Mode.VERIFY and not constraints.same_tokenizer:
         found.append("the two models do not share a tokenizer")
     limits = (

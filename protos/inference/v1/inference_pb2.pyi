@@ -129,14 +129,16 @@ class GenerateResponse(_message.Message):
     def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., delta: _Optional[_Union[Delta, _Mapping]] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
-    __slots__ = ("model", "fingerprint", "replayed")
+    __slots__ = ("model", "fingerprint", "replayed", "server_us")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    SERVER_US_FIELD_NUMBER: _ClassVar[int]
     model: str
     fingerprint: str
     replayed: bool
-    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., replayed: _Optional[bool] = ...) -> None: ...
+    server_us: int
+    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., replayed: _Optional[bool] = ..., server_us: _Optional[int] = ...) -> None: ...
 
 class Delta(_message.Message):
     __slots__ = ("text", "num_tokens")
@@ -187,6 +189,22 @@ class Usage(_message.Message):
     queue_us: int
     cost_micro_usd: int
     def __init__(self, input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., compute_us: _Optional[int] = ..., queue_us: _Optional[int] = ..., cost_micro_usd: _Optional[int] = ...) -> None: ...
+
+class ProbeRequest(_message.Message):
+    __slots__ = ("padding", "reply_bytes")
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    REPLY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    padding: bytes
+    reply_bytes: int
+    def __init__(self, padding: _Optional[bytes] = ..., reply_bytes: _Optional[int] = ...) -> None: ...
+
+class ProbeResponse(_message.Message):
+    __slots__ = ("padding", "server_us")
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    SERVER_US_FIELD_NUMBER: _ClassVar[int]
+    padding: bytes
+    server_us: int
+    def __init__(self, padding: _Optional[bytes] = ..., server_us: _Optional[int] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("model",)

@@ -53,6 +53,11 @@ class InferenceServiceStub:
                 request_serializer=protos_dot_inference_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=protos_dot_inference_dot_v1_dot_inference__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.Probe = channel.unary_unary(
+                '/tandem.inference.v1.InferenceService/Probe',
+                request_serializer=protos_dot_inference_dot_v1_dot_inference__pb2.ProbeRequest.SerializeToString,
+                response_deserializer=protos_dot_inference_dot_v1_dot_inference__pb2.ProbeResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -83,6 +88,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Probe(self, request, context):
+        """Takes bytes and gives bytes back, so that a device can measure the way here. No model is asked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +112,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=protos_dot_inference_dot_v1_dot_inference__pb2.GetModelRequest.FromString,
                     response_serializer=protos_dot_inference_dot_v1_dot_inference__pb2.GetModelResponse.SerializeToString,
+            ),
+            'Probe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=protos_dot_inference_dot_v1_dot_inference__pb2.ProbeRequest.FromString,
+                    response_serializer=protos_dot_inference_dot_v1_dot_inference__pb2.ProbeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -187,6 +204,33 @@ class InferenceService:
             '/tandem.inference.v1.InferenceService/GetModel',
             protos_dot_inference_dot_v1_dot_inference__pb2.GetModelRequest.SerializeToString,
             protos_dot_inference_dot_v1_dot_inference__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.inference.v1.InferenceService/Probe',
+            protos_dot_inference_dot_v1_dot_inference__pb2.ProbeRequest.SerializeToString,
+            protos_dot_inference_dot_v1_dot_inference__pb2.ProbeResponse.FromString,
             options,
             channel_credentials,
             insecure,

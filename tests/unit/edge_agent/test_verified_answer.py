@@ -13,11 +13,14 @@ import pytest
 
 from edge_agent.cloud.client import CloudClient
 from edge_agent.cloud.cloud import CloudAnswer, GenerateOptions, WireIds
+from edge_agent.config import EdgeConfig, load_config
 from edge_agent.errors import ConfigError
 from edge_agent.extend.after_prefix import AfterPrefix
+from edge_agent.extend.joint_route import JointRoute
+from edge_agent.extend.joint_setup import make_joint_route, make_plans
 from edge_agent.extend.verified_answer import VerifiedAnswers
 from edge_agent.extend.verify import Ending
-from edge_agent.extend.verify_route import VerifyRoute, make_verify_route
+from edge_agent.flow import Route
 from edge_agent.local_model import LocalModel
 from partition.extend.draft_length import RoundCosts
 from partition.extend.frames import Agreement
@@ -188,11 +191,11 @@ def test_a_model_that_changed_meanwhile_is_asked_for_again(pair: Pair, client) -
         assert answers.answer(pair.model, make_anonymized(), OPTIONS).is_whole
 
 
-def route(cloud: object, **options: object) -> VerifyRoute:
-    return VerifyRoute(VerifiedAnswers(cloud, costs=COSTS), **options)  # type: ignore[arg-type]
+def route(cloud: object, **options: object) -> JointRoute:
+    return JointRoute(verify=VerifiedAnswers(cloud, costs=COSTS), **options)  # type: ignore[arg-type]
 
 
-def try_answer(one: VerifyRoute, pair: Pair, **changes: object) -> tuple[object, str, int]:
+def try_answer(one: JointRoute, pair: Pair, **changes: object) -> tuple[object, str, int]:
     streamed: list[str] = []
     sent: list[int] = []
     arguments: dict[str, object] = {
@@ -209,16 +212,10 @@ def test_the_route_gives_a_cloud_answer_that_says_it_was_verified(pair: Pair, cl
     with pair.serve(OPTIONS) as server:
         found, streamed, sent = try_answer(route(client(server)), pair)
     assert isinstance(found, CloudAnswer)
-    assert found.verified
+    assert found.route is Route.VERIFY
     assert found.text == streamed == pair.whole(OPTIONS)
     assert found.sent_bytes == sent > 0
     assert found.usage.output_tokens > 0
-
-
-def test_where_the_plan_is_another_nothing_is_asked(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]
-    with pair.serve(OPTIONS) as server:
-        assert try_answer(route(client(server), is_best=lambda: False), pair) == ("", "", 0)
-        assert server.openings == []
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND])
@@ -259,24 +256,42 @@ def profile_of(path: Path, **changes: object) -> Path:
     return path
 
 
-def test_the_plan_decides_whether_to_verify_and_learns_from_frames(
+def config_of(profile: Path | None) -> EdgeConfig:
+    return load_config(None, flags={"cloud": {"verify": True, "profile": profile}}, environment={})
+
+
+def planned(cloud: object, profile: Path | None) -> JointRoute:
+    config = config_of(profile)
+    made = make_joint_route(config, cloud, make_plans(config), find_model=Path)  # type: ignore[arg-type]
+    assert made is not None
+    return made
+
+
+def test_the_plan_decides_whether_to_verify(
     pair: Pair,
     client,
     tmp_path: Path,  # type: ignore[no-untyped-def]
 ) -> None:
     with pair.serve(OPTIONS) as server:
         cloud = client(server)
-        good = make_verify_route(cloud, profile_of(tmp_path / "good.json"))
-        assert isinstance(try_answer(good, pair)[0], CloudAnswer)
-        far = replace(LINK, round_trip_s=5.0)
-        poor = make_verify_route(cloud, profile_of(tmp_path / "far.json", link=far))
-        assert try_answer(poor, pair)[0] == ""
-        assert isinstance(try_answer(make_verify_route(cloud, None), pair)[0], CloudAnswer)
+        near, far = profile_of(tmp_path / "near.json"), tmp_path / "far.json"
+        profile_of(far, link=replace(LINK, round_trip_s=5.0))
+        assert try_answer(planned(cloud, far), pair) == ("", "", 0)
+        assert server.openings == []
+        assert isinstance(try_answer(planned(cloud, near), pair)[0], CloudAnswer)
+        assert isinstance(try_answer(planned(cloud, None), pair)[0], CloudAnswer)
 
 
 def test_a_profile_without_a_cloud_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--cloud"):
-        make_verify_route(None, profile_of(tmp_path / "p.json", cloud=None))  # type: ignore[arg-type]
+    config = config_of(profile_of(tmp_path / "p.json", cloud=None))
+    with pytest.raises(ConfigError, match="edge-agent profile"):
+        make_plans(config)
+
+
+def test_what_is_not_wanted_is_not_made() -> None:
+    config = load_config(None, flags={}, environment={})
+    assert make_plans(config) is None
+    assert make_joint_route(config, None, None, find_model=Path) is None  # type: ignore[arg-type]
 
 
 def test_others_use_the_model_while_a_draft_is_being_verified(pair: Pair, client) -> None:  # type: ignore[no-untyped-def]

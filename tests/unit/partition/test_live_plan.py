@@ -25,7 +25,9 @@ def small_frames(plan: LivePlan, clock: Clock, *, trip_s: float, seconds: float)
     modes, until = [], clock.now + seconds
     while clock.now < until:
         clock.advance(max(trip_s, 0.05))
-        plan.observe_exchange(bytes_up=120, bytes_down=120, elapsed_s=trip_s + 0.2, server_s=0.2)
+        plan.conditions.observe_exchange(
+            bytes_up=120, bytes_down=120, elapsed_s=trip_s + 0.2, server_s=0.2
+        )
         modes.append(str(plan.mode))
     return modes
 
@@ -43,7 +45,7 @@ def test_a_link_that_degrades_is_left_within_two_seconds(clock: Clock) -> None:
     start = clock.now
     while plan.mode is Mode.VERIFY and clock.now < start + 10:
         clock.advance(0.25)  # several answers are on the way at once
-        plan.observe_exchange(bytes_up=120, bytes_down=120, elapsed_s=3.2, server_s=0.2)
+        plan.conditions.observe_exchange(bytes_up=120, bytes_down=120, elapsed_s=3.2, server_s=0.2)
     assert plan.mode is Mode.CLOUD
     assert clock.now - start <= 2.0
 
@@ -52,9 +54,9 @@ def test_an_unreachable_cloud_is_left_at_once_and_comes_back_slowly(clock: Clock
     poor = Routing(local_quality=0.5)
     plan = live(scenario(routing=poor), clock)
     assert plan.mode is Mode.CASCADE
-    plan.observe_reachable(False)
+    plan.conditions.observe_reachable(False)
     assert plan.mode is Mode.LOCAL
-    plan.observe_reachable(True)
+    plan.conditions.observe_reachable(True)
     assert plan.mode is Mode.LOCAL
     clock.advance(30)
     assert plan.mode is Mode.LOCAL
@@ -70,7 +72,7 @@ def test_a_cloud_that_fills_up_is_used_less(clock: Clock) -> None:
     assert plan.mode is Mode.CASCADE
     clock.advance(100)
     for _ in range(100):
-        plan.observe_cloud(predicted_s=1.0, measured_s=6.0)
+        plan.conditions.observe_cloud(predicted_s=1.0, measured_s=6.0)
         clock.advance(0.5)
         plan.mode  # noqa: B018
     assert plan.mode is Mode.LOCAL
@@ -79,7 +81,7 @@ def test_a_cloud_that_fills_up_is_used_less(clock: Clock) -> None:
 def test_a_price_that_rises_turns_to_the_device(clock: Clock) -> None:
     plan = live(scenario(), clock)
     clock.advance(100)
-    plan.set_prices(Prices(cloud_usd_per_s=0.1))
+    plan.conditions.set_prices(Prices(cloud_usd_per_s=0.1))
     for _ in range(5):
         clock.advance(0.5)
         plan.mode  # noqa: B018
@@ -95,7 +97,7 @@ def test_an_empty_battery_weighs_energy(clock: Clock) -> None:
     weights = Weights(per_joule=0.1, per_exposure=0.0)
     plan = LivePlan(thrifty, Constraints(), weights, clock=clock)
     assert plan.mode is Mode.LOCAL
-    plan.set_battery(0.1)
+    plan.conditions.set_battery(0.1)
     for _ in range(5):
         clock.advance(0.5)
         plan.mode  # noqa: B018
@@ -111,7 +113,7 @@ def test_a_noisy_link_at_the_boundary_does_not_make_it_flap(clock: Clock, seed: 
     for _ in range(1200):
         clock.advance(0.25)
         trip = float(0.17 * rng.lognormal(0, 0.4))
-        plan.observe_exchange(bytes_up=100, bytes_down=100, elapsed_s=trip, server_s=0.0)
+        plan.conditions.observe_exchange(bytes_up=100, bytes_down=100, elapsed_s=trip, server_s=0.0)
         if plan.mode is not before:
             before = plan.mode
             changes.append(clock.now)
@@ -121,7 +123,7 @@ def test_a_noisy_link_at_the_boundary_does_not_make_it_flap(clock: Clock, seed: 
 def test_without_a_cloud_it_is_always_local(clock: Clock) -> None:
     plan = live(scenario(cloud=None, link=None, edge_layers=None), clock)
     clock.advance(5)
-    plan.observe_exchange(bytes_up=1, bytes_down=1, elapsed_s=1.0, server_s=0.0)
+    plan.conditions.observe_exchange(bytes_up=1, bytes_down=1, elapsed_s=1.0, server_s=0.0)
     assert plan.mode is Mode.LOCAL
     assert plan.state.num_changes == 0
 

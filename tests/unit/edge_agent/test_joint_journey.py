@@ -1,4 +1,4 @@
-"""A request through the whole agent when VERIFY is on: the route it gets, the text it streams, and what falls back to the cloud."""
+"""A request through the whole agent when VERIFY or SPLIT is on: the route it gets, the text it streams, and what falls back to the cloud."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ TEXT = "No effusion. [PERSON_1] is well."  # what the simulated cloud says
 class SimulatedRoute:
     """Shows a part of the text, and has either all of it or leaves the rest to the cloud."""
 
-    def __init__(self, shown: str) -> None:
+    def __init__(self, shown: str, route: Route) -> None:
         self.shown = shown
+        self.route = route
         self.num_tried = 0
 
     def try_answer(
@@ -49,7 +50,7 @@ class SimulatedRoute:
             finish_reason=FinishReason.STOP,
             usage=Usage(output_tokens=9),
             sent_bytes=100,
-            verified=True,
+            route=self.route,
         )
 
 
@@ -57,20 +58,26 @@ class SimulatedRoute:
 def ask(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     bench = Bench(tmp_path, SimulatedCloud())
 
-    def asked(shown: str, question: str = "doubtful: Smith", task: str = "chat") -> Any:
-        route = SimulatedRoute(shown)
-        parts = replace(bench.agent._parts, verify=route)
+    def asked(
+        shown: str,
+        question: str = "doubtful: Smith",
+        task: str = "chat",
+        route: Route = Route.VERIFY,
+    ) -> Any:
+        simulated = SimulatedRoute(shown, route)
+        parts = replace(bench.agent._parts, joint=simulated)
         streamed: list[str] = []
         answer = EdgeAgent(parts).ask(question, task=task, on_text=streamed.append)
-        return answer, "".join(streamed), route, bench.cloud
+        return answer, "".join(streamed), simulated, bench.cloud
 
     yield asked
     bench.agent.close()
 
 
-def test_a_verified_answer_is_restored_and_says_so(ask: Callable[..., Any]) -> None:
-    answer, streamed, _, cloud = ask(TEXT)
-    assert answer.route is Route.VERIFY
+@pytest.mark.parametrize("route", [Route.VERIFY, Route.SPLIT])
+def test_a_joint_answer_is_restored_and_says_so(ask: Callable[..., Any], route: Route) -> None:
+    answer, streamed, _, cloud = ask(TEXT, route=route)
+    assert answer.route is route
     assert answer.text == streamed == "No effusion. Smith is well."
     assert answer.model == "large-1"
     assert answer.sent_bytes == 100
