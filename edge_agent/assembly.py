@@ -180,6 +180,7 @@ def _open_model(config: EdgeConfig, store: ModelStore) -> LocalModel:
         max_memory_mb=config.model.max_memory_mb,
         context_tokens=config.model.context_tokens,
         cache_dir=config.cache_folder / "stages",
+        adapter=config.model.adapter,
     )
 
 

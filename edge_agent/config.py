@@ -46,6 +46,7 @@ class ModelConfig(_Section):
     """The small model of the device."""
 
     name: str = "smollm2-135m-instruct"  # of the model store, or a path to a GGUF file
+    adapter: Path | None = None  # folder of a low-rank adapter for it, as PEFT saves one
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     max_memory_mb: Annotated[int, Field(ge=64)] = 2048
     context_tokens: Annotated[int, Field(ge=128)] = 4096
@@ -192,6 +193,7 @@ _PATHS = frozenset(
         ("cloud", "certificate"),
         ("cloud", "key"),
         ("cloud", "profile"),
+        ("model", "adapter"),
         ("state_folder",),
         ("cache_folder",),
         ("certificates",),

@@ -51,6 +51,7 @@ class LocalModel:
         max_memory_mb: int | None,
         context_tokens: int,
         cache_dir: Path,
+        adapter: Path | None = None,
         precision: Precision | None = None,
     ) -> LocalModel:
         """Load a model; the first time, build its graph into the cache.
@@ -61,6 +62,7 @@ class LocalModel:
             max_memory_mb: Refuse a model that would need more, its caches at full length included; None: no limit.
             context_tokens: Longest prompt and answer together; at most what the model was trained for.
             cache_dir: Where built graphs are kept.
+            adapter: Folder of a low-rank adapter that is added to the weights; None: none.
             precision: What to compute in; None: the default.
 
         Raises:
@@ -71,9 +73,12 @@ class LocalModel:
         from partition.stages.onnx_stage import OnnxStage
         from partition.stages.stage_range import Precision
         from partition.text.tokenizer import Tokenizer
+        from partition.weights.adapter import AdaptedWeights
         from partition.weights.weight_source import open_weights
 
         source = open_weights(path)
+        if adapter is not None:
+            source = AdaptedWeights.open(source, adapter)
         tokenizer = Tokenizer.open(path)
         stage = OnnxStage.open(
             source,

@@ -134,6 +134,7 @@ def channel(
 @click.option("--fingerprint", default="", help="Of model, prompt, anonymizer and scorer.")
 @click.option("--delta-from", "bases", multiple=True, help="Release that devices run now.")
 @click.option("--base", help="Release whose model this one adapts; makes it an adapter release.")
+@click.option("--over", help="Release whose files come along, except those in the bundle.")
 @click.option("--min-runtime", default="0.1.0", show_default=True, help="Lowest device version.")
 @click.option(
     "--floor", type=int, default=0, help="Counter below which no release is installed any more."
@@ -149,6 +150,7 @@ def release(
     fingerprint: str,
     bases: tuple[str, ...],
     base: str | None,
+    over: str | None,
     min_runtime: str,
     floor: int,
     max_abs_logprob: float,
@@ -165,15 +167,17 @@ def release(
     from cloud_service.releases.publisher import ReleaseRequest, stage_release
     from partition.release.manifest import GateLimits, ReleaseKind
 
+    if base is not None and over is not None:
+        raise click.UsageError("give --base or --over, not both")
     request = ReleaseRequest(
         release=name,
         bundle=bundle,
+        over=over,
         channels=channels,
         fingerprint=fingerprint,
         kind=ReleaseKind.FULL if base is None else ReleaseKind.ADAPTER,
         base_release=base,
         min_runtime=min_runtime,
-        golden="golden.json" if (bundle / "golden.json").exists() else None,
         gate=GateLimits(
             max_abs_logprob=max_abs_logprob, label_match=label_match, p95_ratio=p95_ratio
         ),

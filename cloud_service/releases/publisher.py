@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 # A delta also costs time to apply: where it saves less, the whole file is fetched.
 WORTHWHILE_RATIO = 0.8
 MIN_DELTA_BYTES = 64 << 10  # smaller files are fetched whole
+_GOLDEN = "golden.json"
+_MODELS = frozenset({"model", "model.gguf"})
+_MEASURED = frozenset({_GOLDEN, "certificates", "scorers", "heads"})  # on one model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,7 @@ class ReleaseRequest:
 
     release: str
     bundle: Path  # every file in it, at any depth, becomes part of the release
+    over: str | None = None  # release whose other files come along, by their digests
     channels: tuple[str, ...]
     fingerprint: str
     kind: ReleaseKind = ReleaseKind.FULL
@@ -183,7 +187,7 @@ def stage_release(
     Further releases staged before a commit are signed together.
 
     Raises:
-        RepositoryError: The name is taken, or a base is unknown.
+        RepositoryError: The name is taken, a base is unknown, or an adapter release has no adapter.
         ManifestError: The bundle cannot be described: a bad name, or no file.
     """
     with repository.writing():
@@ -198,20 +202,27 @@ def stage_release(
         counter = 1 + max(
             (_counter(target) for target in targets.signed.targets.values()), default=0
         )
-        files, new_bytes = [], 0
+        files, new_bytes = list(_inherited(repository, targets.signed, request)), 0
         for name, source in _walk(request.bundle):
             progress(name)
             blob = describe_blob(source)
             if repository.blob(blob.sha256) is None:
                 repository.add_blob(source)
                 new_bytes += blob.size_bytes
+            files = [file for file in files if file.path != name]
             files.append(BundleFile(path=name, blob=blob))
+        if request.kind is ReleaseKind.ADAPTER and not _brings_adapter(files):
+            raise RepositoryError(
+                "an adapter release needs the folder `adapter` in its bundle and a model in its base; "
+                "put the adapter there as PEFT saves it"
+            )
         deltas = []
         for base in request.delta_bases:
             for delta in _make_deltas(repository, targets.signed, base, files, progress):
                 deltas.append(delta)
                 new_bytes += delta.blob.size_bytes
-        golden = next((file.blob.sha256 for file in files if file.path == request.golden), None)
+        at = request.golden or _GOLDEN
+        golden = next((file.blob.sha256 for file in files if file.path == at), None)
         if request.golden is not None and golden is None:
             raise RepositoryError(f"{request.golden} is not in the bundle; name the golden outputs")
         manifest = Manifest(
@@ -285,6 +296,34 @@ def _next(targets: Metadata[Targets]) -> Metadata[Targets]:
 def _counter(target: TargetFile) -> int:
     counter: int = target.unrecognized_fields["custom"]["release_counter"]
     return counter
+
+
+def _inherited(
+    repository: ReleaseRepository, targets: Targets, request: ReleaseRequest
+) -> Iterator[BundleFile]:
+    """Yield what comes along from another release; the bundle's own files replace it.
+
+    A release stays whole in itself: what it shares has the same digests, so it takes no second room and no second way,
+    and a device that never had the other release fetches it with this one. Where the bundle brings another model or
+    adapter, nothing that was measured on the old one comes along.
+    """
+    source = request.base_release or request.over
+    if source is None:
+        return
+    own = {name.split("/")[0] for name, _ in _walk(request.bundle)}
+    left: set[str] = set()
+    if own & _MODELS:
+        left |= _MODELS
+    if own & (_MODELS | {"adapter"}):
+        left |= _MEASURED | {"adapter"}
+    for file in read_manifest(repository, targets, source).files:
+        if file.path.split("/")[0] not in left:
+            yield file
+
+
+def _brings_adapter(files: list[BundleFile]) -> bool:
+    tops = {file.path.split("/")[0] for file in files}
+    return "adapter" in tops and bool(tops & _MODELS)
 
 
 def _walk(bundle: Path) -> Iterator[tuple[str, Path]]:

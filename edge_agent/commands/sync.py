@@ -54,11 +54,21 @@ def sync(config_path: Path | None, rollback: bool, only_status: bool, as_json: b
 @click.option(
     "--prompts", required=True, type=_FILE, help='JSONL of {"id", "task", "text"}; made-up text.'
 )
+@click.option(
+    "--base",
+    type=_FOLDER,
+    help="Folder of the release whose model and tasks RELEASE takes over: for an adapter.",
+)
 @click.option("--output", type=_FILE, help="Default: golden.json in the folder RELEASE.")
 @verbose_option
 @json_option
 def golden(
-    release: Path, config_path: Path | None, prompts: Path, output: Path | None, as_json: bool
+    release: Path,
+    config_path: Path | None,
+    prompts: Path,
+    base: Path | None,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
     """Answer PROMPTS with the model in the folder RELEASE and keep the answers as its golden outputs.
 
@@ -71,7 +81,7 @@ def golden(
     from partition.release.golden import Golden
 
     config = load_config(config_path)
-    model = model_of(release)
+    model = model_of(release) or (model_of(base) if base is not None else None)
     if model is None:
         raise ConfigError(f"{release}: no model.gguf and no folder `model`; put one there")
     asked = _read_prompts(prompts)
@@ -80,6 +90,7 @@ def golden(
         asked,
         RunSettings(
             model=model,
+            base=base,
             threads=config.model.threads,
             context_tokens=config.model.context_tokens,
             max_memory_mb=config.model.max_memory_mb,

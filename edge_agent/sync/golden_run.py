@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edge_agent.flow import Request
 from edge_agent.local_model import LocalModel
-from edge_agent.sync.release_layout import TASKS, folder_of
+from edge_agent.sync.release_layout import ADAPTER, TASKS, folder_of
 from partition.errors import PartitionError
 from partition.release.golden import GoldenAnswer, GoldenPrompt, parse_golden
 from partition.task import Message, Role, load_tasks
@@ -29,6 +29,7 @@ class RunSettings:
     """What the model may use; the device's own settings."""
 
     model: Path
+    base: Path | None = None  # folder of another release whose tasks come along
     threads: int
     context_tokens: int
     max_memory_mb: int
@@ -43,14 +44,16 @@ def answer_prompts(
     Raises:
         PartitionError: The model or a task cannot be read, or a prompt names no task.
     """
-    own = folder_of(folder, TASKS)
-    tasks = load_tasks(BUILT_IN_TASKS, *([own] if own is not None else []))
+    places = [settings.base, folder] if settings.base is not None else [folder]
+    own = [found for place in places if (found := folder_of(place, TASKS)) is not None]
+    tasks = load_tasks(BUILT_IN_TASKS, *own)
     model = LocalModel.open(
         settings.model,
         threads=settings.threads,
         max_memory_mb=settings.max_memory_mb,
         context_tokens=settings.context_tokens,
         cache_dir=settings.cache,
+        adapter=folder_of(folder, ADAPTER),
     )
     answers: list[GoldenAnswer] = []
     try:

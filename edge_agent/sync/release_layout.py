@@ -9,6 +9,8 @@ TASKS = "tasks"
 CERTIFICATES = "certificates"
 SCORERS = "scorers"
 HEADS = "heads"
+ADAPTER = "adapter"  # as PEFT saves it
+PROFILE = "profile.json"  # of the device, cloud and link: what plans are made from
 _MODELS = ("model.gguf", "model")  # one file, or a folder of safetensors with tokenizer and config
 
 

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent.sync.release_layout import CERTIFICATES, HEADS, SCORERS, TASKS, folder_of, model_of
+from edge_agent.sync.release_layout import (
+    ADAPTER,
+    CERTIFICATES,
+    HEADS,
+    PROFILE,
+    SCORERS,
+    TASKS,
+    folder_of,
+    model_of,
+)
 
 if TYPE_CHECKING:
     from edge_agent.config import EdgeConfig
@@ -45,9 +54,18 @@ def with_release(config: EdgeConfig, boot: Boot) -> EdgeConfig:
     if folder is None:
         return config
     changes: dict[str, object] = {}
-    model = model_of(folder)
+    model, adapter = model_of(folder), folder_of(folder, ADAPTER)
     if model is not None:
-        changes["model"] = config.model.model_copy(update={"name": str(model.resolve())})
+        changes["model"] = config.model.model_copy(
+            update={
+                "name": str(model.resolve()),
+                # The device's own adapter belongs to its own model.
+                "adapter": adapter.resolve() if adapter is not None else None,
+            }
+        )
+    if (folder / PROFILE).is_file():
+        profile = (folder / PROFILE).resolve()
+        changes["cloud"] = config.cloud.model_copy(update={"profile": profile})
     tasks = folder_of(folder, TASKS)
     if tasks is not None:
         changes["tasks"] = (*config.tasks, tasks.resolve())

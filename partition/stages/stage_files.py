@@ -18,7 +18,7 @@ from partition.stages.channel_survey import survey_channels
 from partition.stages.embedding import write_embedding
 from partition.stages.smoothing import NO_SMOOTHING, Smoothing
 from partition.stages.stage_range import Precision, StageRange
-from partition.weights.weight_source import WeightSource, file_fingerprint
+from partition.weights.weight_source import WeightSource, source_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def build_stage_files(
     """
     context_tokens = min(source.spec.context_tokens, _MAX_CONTEXT_TOKENS)
     try:
-        weights_sha256 = file_fingerprint(source.path, cache_dir)
+        weights_sha256 = source_fingerprint(source, cache_dir)
     except OSError as error:
         raise _unwritable(cache_dir, error) from error
     recipe = {

@@ -37,6 +37,7 @@ class SafetensorsFolder:
 
     def __init__(self, path: Path, spec: ModelSpec, tensors: dict[str, _Tensor]) -> None:
         self.path = path
+        self.paths: tuple[Path, ...] = (path,)
         self.spec = spec
         self._tensors = tensors
         self._names = tuple(gguf_names(spec))
@@ -74,6 +75,23 @@ class SafetensorsFolder:
     def quantized(self, name: str) -> QuantizedRows | None:
         """None: safetensors files hold floats."""
         return None
+
+
+def read_floats(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Read every tensor of one file as float32; for files of adapters, not of models.
+
+    Raises:
+        ModelFileError: It is damaged, or holds something else than floats.
+    """
+    return {
+        name: to_float32(
+            tensor.data,
+            tensor.type,
+            rows=math.prod(tensor.shape[:-1]),
+            columns=tensor.shape[-1],
+        ).reshape(tensor.shape)
+        for name, tensor in _read(path).items()
+    }
 
 
 Size = Annotated[int, Field(ge=0, le=1 << 48)]

@@ -25,6 +25,7 @@ class WeightSource(Protocol):
     """The weights of one model; names and row order are those of transformers."""
 
     path: Path
+    paths: tuple[Path, ...]  # everything that the weights come from
     spec: ModelSpec
 
     def names(self) -> tuple[str, ...]:
@@ -46,6 +47,7 @@ class GGUFWeights:
 
     def __init__(self, file: GGUFFile) -> None:
         self.path = file.path
+        self.paths: tuple[Path, ...] = (file.path,)
         self.spec = ModelSpec.from_gguf(file)
         self.file = file
         self._names = gguf_names(self.spec)
@@ -147,6 +149,19 @@ def file_fingerprint(path: Path, cache_dir: Path | None = None) -> str:
     written.write_text(digest.hexdigest(), encoding="ascii")
     written.replace(memo)
     return digest.hexdigest()
+
+
+def source_fingerprint(source: WeightSource, cache_dir: Path | None = None) -> str:
+    """SHA-256 of all that the weights come from; of one file or folder, its :func:`file_fingerprint`.
+
+    Raises:
+        ModelFileError: A file cannot be read.
+        OSError: The cache folder cannot be written.
+    """
+    digests = [file_fingerprint(path, cache_dir) for path in source.paths]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\0".join(digests).encode()).hexdigest()
 
 
 def _digest_file(path: Path, digest: hashlib._Hash) -> None:

@@ -1,5 +1,7 @@
 """The gate with a real, tiny model in a real child process."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -8,6 +10,7 @@ from edge_agent.sync.golden_run import RunSettings, answer_prompts
 from edge_agent.sync.process_gate import ProcessGate
 from partition.release.golden import Golden, GoldenAnswer, GoldenPrompt
 from partition.release.manifest import GateLimits, Manifest, ReleaseKind
+from tests.adapters import make_adapter, shapes_of
 from tests.tiny_models import make_folder
 
 TASK = """
@@ -61,7 +64,7 @@ def gate(folder, **changes):
         "context_tokens": 128,
         "max_memory_mb": 4096,
     }
-    return ProcessGate(cache=folder / "cache", **{**options, **changes})
+    return ProcessGate(**{"cache": folder / "cache", **options, **changes})
 
 
 def test_release_that_answers_as_published_passes(release):
@@ -87,6 +90,28 @@ def test_release_that_answers_otherwise_is_slow_or_large_fails(release):
     assert not verdict.passed
     for word in ("nats", "latency"):
         assert word in verdict.reason
+
+
+def test_adapter_release_is_judged_with_its_adapter(release, tmp_path):
+    folder, _ = release
+    adapted = shutil.copytree(folder, tmp_path / "adapted", ignore=lambda *_: {"cache"})
+    module = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    make_adapter(adapted / "adapter", shapes_of(module), seed=3)
+    verdict = gate(adapted, cache=folder / "cache").check(adapted, MANIFEST, 0.0)
+    assert "nats from the publisher's" in verdict.reason  # golden outputs of the model without it
+    settings = RunSettings(
+        model=folder / "model",
+        base=folder,
+        threads=1,
+        context_tokens=128,
+        max_memory_mb=4096,
+        cache=folder / "cache",
+    )
+    answers = answer_prompts(adapted, PROMPTS, settings)
+    (adapted / "golden.json").write_bytes(Golden(prompts=PROMPTS, answers=answers).to_bytes())
+    assert gate(adapted, cache=folder / "cache").check(adapted, MANIFEST, 0.0).passed
+    (adapted / "adapter" / "adapter_model.safetensors").write_bytes(b"torn")
+    assert not gate(adapted, cache=folder / "cache").check(adapted, MANIFEST, 0.0).passed
 
 
 def test_release_that_needs_too_much_memory_fails(release):
