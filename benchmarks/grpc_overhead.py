@@ -112,7 +112,7 @@ class _NoModel:
         return
         yield
 
-    def make_session(self, identity: object, opening: object) -> Any:
+    def make_session(self, identity: object, opening: object, ids: object = ()) -> Any:
         raise AssertionError("nobody opens a session here")
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import time
@@ -41,8 +42,9 @@ from cloud_service.rpc.servicers import (
     ServiceParts,
 )
 from cloud_service.rpc.sync_servicer import SyncServicer
-from cloud_service.storage.dedupe import Dedupe
+from cloud_service.storage.dedupe import LEASE_S, RENEW_EVERY_S, Dedupe
 from cloud_service.storage.envelope import Envelope, load_master_key
+from cloud_service.storage.saved_sessions import SavedSessions
 from cloud_service.storage.sessions import SessionTable
 from cloud_service.storage.state_store import StateStore, open_state
 from cloud_service.tenancy.access import Access
@@ -50,6 +52,7 @@ from cloud_service.tenancy.credentials import backend_credentials, server_creden
 from cloud_service.tenancy.identity import Identity
 from cloud_service.tenancy.tenants import make_tenants
 from cloud_service.tenancy.tokens import TokenVerifier
+from protos.errors import UnavailableError
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 from protos.sync.v1 import sync_pb2, sync_pb2_grpc
@@ -63,6 +66,7 @@ HAND_OVER_S: Final = 2.0  # for the last messages of handed over answers
 HANDLERS_END_S: Final = 2.0
 HOUSEKEEPING_S: Final = 30.0
 LAG_PROBE_S: Final = 0.5
+SAVE_EVERY_S: Final = 0.25  # what a kill may cost a session; the frames find out
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVICES: Final = tuple(
@@ -91,6 +95,8 @@ def server_options(config: CloudConfig) -> list[tuple[str, int]]:
     return [
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # As on the device: without it a half-open link is given up after a minute, whatever the line above says.
+        ("grpc.http2.ping_timeout_ms", 10_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_receive_message_length", size),
@@ -126,6 +132,7 @@ class CloudServer:
                 max_per_tenant=config.limits.max_sessions_per_tenant,
                 ttl_s=config.limits.session_ttl_s,
             ),
+            saved_sessions=SavedSessions(envelope, ttl_s=config.limits.session_ttl_s),
             metrics=self.metrics,
         )
         self._releases = ReleaseService(config.releases)
@@ -165,6 +172,8 @@ class CloudServer:
         await self._probes.start()
         self._tasks = [
             asyncio.create_task(self._keep_house()),
+            asyncio.create_task(self._renew_leases()),
+            asyncio.create_task(self._save_sessions()),
             asyncio.create_task(self._watch_lag()),
             asyncio.create_task(self._releases.keep_house()),
         ]
@@ -197,6 +206,8 @@ class CloudServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._parts.sessions.close()
+        with contextlib.suppress(UnavailableError):  # then devices send their prompts again
+            await self._save_changed()
         await self._parts.models.close()
         await asyncio.to_thread(self._releases.close)
         await self._probes.stop(None)
@@ -309,6 +320,34 @@ class CloudServer:
                 await parts.store.run(
                     lambda connection: parts.dedupe.purge(connection, now=time.time())
                 )
+                await parts.store.run(
+                    lambda connection: parts.saved_sessions.purge(connection, now=time.time())
+                )
+
+    async def _renew_leases(self) -> None:
+        parts = self._parts
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            if not (attempts := tuple(parts.attempts)):
+                continue
+            renew = functools.partial(
+                parts.dedupe.renew, attempts=attempts, until=time.time() + LEASE_S
+            )
+            with contextlib.suppress(UnavailableError):  # tried again long before they end
+                await parts.store.run(renew)
+
+    async def _save_sessions(self) -> None:
+        while True:
+            await asyncio.sleep(SAVE_EVERY_S)
+            with contextlib.suppress(UnavailableError):  # the next frame marks them again
+                await self._save_changed()
+
+    async def _save_changed(self) -> None:
+        parts = self._parts
+        if changed := parts.sessions.take_unsaved():
+            await parts.store.run(
+                lambda connection: parts.saved_sessions.save(connection, changed, now=time.time())
+            )
 
     async def _watch_lag(self) -> None:
         while True:

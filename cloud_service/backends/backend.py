@@ -32,8 +32,15 @@ class Backend(Protocol):
             WireError: As the caller is to see it.
         """
 
-    def make_session(self, identity: Identity, opening: Opening) -> Session:
+    def make_session(
+        self, identity: Identity, opening: Opening, ids: tuple[int, ...] = ()
+    ) -> Session:
         """Begin a session of VERIFY or SPLIT; its opening agrees with :attr:`card`.
+
+        Args:
+            identity: Whose.
+            opening: What both sides agree on.
+            ids: Of a VERIFY session that another server, or this one before a restart, began.
 
         Raises:
             UnsupportedError: This backend keeps no sessions.

@@ -100,7 +100,9 @@ class OpenAIBackend:
         finally:
             self.num_running -= 1
 
-    def make_session(self, identity: Identity, opening: Opening) -> Session:
+    def make_session(
+        self, identity: Identity, opening: Opening, ids: tuple[int, ...] = ()
+    ) -> Session:
         """See :class:`Backend`."""
         if not self._can_score or self._tokenizer is None or opening.is_split:
             raise UnsupportedError("this server keeps no sessions; send the request as text")
@@ -108,7 +110,7 @@ class OpenAIBackend:
             raise UnsupportedError(
                 "this server verifies greedy drafts only; set temperature 0, or send text"
             )
-        side = VerifyingSession(key=opening.prefix_key, end_ids=self._tokenizer.end_ids)
+        side = VerifyingSession(key=opening.prefix_key, end_ids=self._tokenizer.end_ids, ids=ids)
         return Session(
             opening,
             side,

@@ -114,7 +114,9 @@ class TransformersBackend:
             job.cancel()
             prompt.interrupt.unsubscribe(mailbox.interrupt)
 
-    def make_session(self, identity: Identity, opening: Opening) -> Session:
+    def make_session(
+        self, identity: Identity, opening: Opening, ids: tuple[int, ...] = ()
+    ) -> Session:
         """See :class:`Backend`."""
         if self._make_runner is None:
             raise UnsupportedError("this server keeps no sessions; send the request as text")
@@ -122,7 +124,7 @@ class TransformersBackend:
         side: CloudSide = (
             TailSession(end_ids=end_ids)
             if opening.is_split
-            else VerifyingSession(key=opening.prefix_key, end_ids=end_ids)
+            else VerifyingSession(key=opening.prefix_key, end_ids=end_ids, ids=ids)
         )
         return Session(
             opening,

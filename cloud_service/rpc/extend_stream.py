@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from cloud_service.backends.backend import Backend
 from cloud_service.generation import Interrupt
 from cloud_service.rpc.calls import current_call
 from cloud_service.storage.sessions import DEFAULT_FRAME_S, SessionTable
+from cloud_service.tenancy.identity import Identity
 from partition.errors import FrameError
 from partition.extend.frame_messages import (
+    Opening,
     frame_from_message,
     opening_from_message,
     reply_to_message,
@@ -27,8 +29,16 @@ async def answer_stream(
     backend: Backend,
     sessions: SessionTable,
     draining: Interrupt,
+    load_ids: Callable[[Identity, Opening], Awaitable[tuple[int, ...]]],
 ) -> AsyncGenerator[inference_pb2.ExtendResponse, None]:
     """Answer frames until the caller ends the stream, or this server goes away.
+
+    Args:
+        requests: The opening, then frames.
+        backend: Computes.
+        sessions: Those that are known here.
+        draining: Set when this server goes away.
+        load_ids: Finds what was saved of a session that is not known here.
 
     Raises:
         WireError: A frame is refused.
@@ -56,7 +66,9 @@ async def answer_stream(
         yield reply_to_message(Mismatch(field=different))
         return
     identity = call.identity
-    session = sessions.open(identity, opening, lambda: backend.make_session(identity, opening))
+    is_known = opening.is_split or sessions.holds(identity, opening)
+    ids = () if is_known else await load_ids(identity, opening)
+    session = sessions.open(identity, opening, lambda: backend.make_session(identity, opening, ids))
     opened = inference_pb2.ExtendOpened(session=opening.session, known_len=session.known_len)
     yield inference_pb2.ExtendResponse(opened=opened)
     async for message in messages:
@@ -65,7 +77,9 @@ async def answer_stream(
         except FrameError as error:
             raise InvalidRequestError(str(error)) from error
         deadline_s = min(call.deadline_s, time.monotonic() + DEFAULT_FRAME_S)
-        yield reply_to_message(await session.answer(frame, deadline_s=deadline_s))
+        reply = await session.answer(frame, deadline_s=deadline_s)
+        sessions.changed(identity, session)
+        yield reply_to_message(reply)
     if draining.is_set:
         yield inference_pb2.ExtendResponse(draining=inference_pb2.Draining())
 

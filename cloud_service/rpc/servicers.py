@@ -33,12 +33,14 @@ from cloud_service.rpc.request_checks import (
     payload_sha256,
 )
 from cloud_service.rpc.resume_token import ResumePoint, open_resume_token, seal_resume_token
-from cloud_service.storage.dedupe import Attempt, Dedupe, RequestKey, Stored
+from cloud_service.storage.dedupe import LEASE_S, Attempt, Dedupe, RequestKey, Stored
 from cloud_service.storage.envelope import Envelope
+from cloud_service.storage.saved_sessions import SavedSessions
 from cloud_service.storage.sessions import SessionTable
 from cloud_service.storage.state_store import StateStore
 from cloud_service.tenancy.identity import Identity
 from cloud_service.tenancy.tenants import Tenants
+from partition.extend.frame_messages import Opening
 from protos.errors import InProgressError
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
@@ -47,7 +49,6 @@ from protos.metadata import QUEUED
 Context = grpc.aio.ServicerContext[Any, Any]
 
 LARGE_BYTES: Final = 64 * 1024  # requests beyond are checked and hashed off the event loop
-_LEASE_SLACK_S: Final = 5.0  # between a call's deadline and the moment another may take it over
 _CODECS: Final = (
     inference_pb2.ACTIVATION_CODEC_FLOAT32,
     inference_pb2.ACTIVATION_CODEC_FLOAT16,
@@ -73,6 +74,8 @@ class ServiceParts:
     tenants: Tenants
     metrics: Metrics
     sessions: SessionTable
+    saved_sessions: SavedSessions
+    attempts: set[Attempt] = field(default_factory=set)  # whose leases are renewed
     interrupt: Interrupt = field(default_factory=Interrupt)  # answers are to be handed over
     draining: Interrupt = field(default_factory=Interrupt)  # streams of frames are to end
 
@@ -98,7 +101,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             payload_sha256=digest,
         )
         ttl_s = self._ttl_s(context)
-        attempt = await self._begin(key, call.remaining_s + _LEASE_SLACK_S, ttl_s)
+        attempt = await self._begin(key, LEASE_S, ttl_s)
         started = inference_pb2.Started(
             model=backend.card.name, fingerprint=backend.card.fingerprint
         )
@@ -122,6 +125,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                         is_stored = True
                     yield response
         finally:
+            parts.attempts.discard(attempt)
             if not is_stored:
                 await parts.store.run(lambda connection: parts.dedupe.abandon(connection, attempt))
 
@@ -135,6 +139,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             backend=parts.models.get(""),
             sessions=parts.sessions,
             draining=parts.draining,
+            load_ids=self._load_ids,
         )
         async with contextlib.aclosing(replies):
             async for reply in replies:
@@ -165,6 +170,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         # Random, so that no compression on the way makes a link look faster than it is.
         padding = os.urandom(request.reply_bytes)
         return inference_pb2.ProbeResponse(padding=padding, server_us=current_call().elapsed_us)
+
+    async def _load_ids(self, identity: Identity, opening: Opening) -> tuple[int, ...]:
+        parts = self._parts
+        return await parts.store.run(
+            lambda connection: parts.saved_sessions.load(
+                connection, identity, opening, now=time.time()
+            )
+        )
 
     async def _read(self, request: inference_pb2.GenerateRequest) -> tuple[Prompt, bytes]:
         call, parts = current_call(), self._parts

@@ -6,13 +6,15 @@
     doing, lease running        InProgressError: wait, another call answers it
     doing, lease over           taken over: its server died or lost the caller
 
-A short effect (a report) shares its transaction with the row. A long one (Generate) takes a lease as long as its
-deadline; every later change names the attempt that holds the lease, so an attempt that was overtaken changes nothing.
+A short effect (a report) shares its transaction with the row. A long one (Generate) takes a short lease and renews it while it
+works, so that a replica that died holds nobody up for long; every later change names the attempt that holds the lease, so
+an attempt that was overtaken changes nothing.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,8 @@ from cloud_service.tenancy.identity import Identity
 from protos.errors import InProgressError, RequestIdReusedError
 
 RETRY_AFTER_S = 1.0
+LEASE_S = 15.0  # of a long effect
+RENEW_EVERY_S = 5.0
 _PURPOSE = "response"
 
 
@@ -120,6 +124,18 @@ class Dedupe:
             .values(state="done", response=sealed, expires=expires)
         )
         return connection.execute(statement).rowcount == 1
+
+    def renew(
+        self, connection: sa.Connection, attempts: Collection[Attempt], *, until: float
+    ) -> None:
+        """Hold the leases of attempts that still work; one that was overtaken stays so."""
+        for attempt in attempts:
+            outlives = sa.case((DEDUPE.c.expires < until, until), else_=DEDUPE.c.expires)
+            connection.execute(
+                sa.update(DEDUPE)
+                .where(_is(attempt.key), DEDUPE.c.owner == attempt.owner, DEDUPE.c.state == "doing")
+                .values(lease_until=until, expires=outlives)
+            )
 
     def abandon(self, connection: sa.Connection, attempt: Attempt) -> None:
         """Give the id back unanswered, so that the next attempt need not wait for the lease."""

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cloud_service.errors import CloudServiceError, StateStoreError
-from cloud_service.storage.state_store import TENANT_KEYS
+from cloud_service.storage.state_store import TENANT_KEYS, insert_once
 from cloud_service.tenancy.pki import write_private
 
 KEY_BYTES = 32
@@ -39,9 +39,12 @@ class Envelope:
 
     def seal(self, connection: sa.Connection, tenant: str, purpose: str, plain: bytes) -> bytes:
         """Encrypt for a tenant; makes the tenant's first key where there is none."""
-        if self._newest(connection, tenant) is None:
-            self.rotate(connection, tenant)
         newest = self._newest(connection, tenant)
+        if newest is None:
+            # Another replica may be about to make it too; whoever comes second takes the first one's.
+            values = self._new_key(tenant, 1)
+            connection.execute(insert_once(connection.dialect.name, TENANT_KEYS, values))
+            newest = self._newest(connection, tenant)
         assert newest is not None
         header = _HEADER.pack(_VERSION, newest.number)
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -79,14 +82,15 @@ class Envelope:
         """Make a new key for what is sealed from now on; older values still open. Returns the key's number."""
         newest = self._newest(connection, tenant)
         number = 1 if newest is None else newest.number + 1
+        connection.execute(sa.insert(TENANT_KEYS).values(**self._new_key(tenant, number)))
+        return number
+
+    def _new_key(self, tenant: str, number: int) -> dict[str, Any]:
         nonce = secrets.token_bytes(NONCE_BYTES)
         wrapped = nonce + self._master.encrypt(
             nonce, secrets.token_bytes(KEY_BYTES), _bind(b"", tenant, f"key {number}")
         )
-        connection.execute(
-            sa.insert(TENANT_KEYS).values(tenant=tenant, number=number, wrapped=wrapped)
-        )
-        return number
+        return {"tenant": tenant, "number": number, "wrapped": wrapped}
 
     def _newest(self, connection: sa.Connection, tenant: str) -> sa.Row[Any, Any] | None:
         return connection.execute(

@@ -1,9 +1,9 @@
 """The sessions of VERIFY and SPLIT: who they belong to, which frame comes next, and how long they are kept.
 
 A session is kept under tenant, device and name, so that another's name means nothing. VERIFY holds ids; the engine holds its
-KV cache as long as there is room and computes it again when there was not. SPLIT holds hashes of rows; its hidden states are
-used once and never kept. A session that is gone, by age, restart or lack of memory, is answered NeedPrefill: the device sends
-again, and nothing is lost.
+KV cache as long as there is room and computes it again when there was not; its ids are saved
+(:mod:`cloud_service.storage.saved_sessions`). SPLIT holds hashes of rows; its hidden states are used once and never kept. A
+session that is gone altogether is answered NeedPrefill: the device sends again, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_service.model_card import ModelCard
+from cloud_service.storage.saved_sessions import SavedSession
 from cloud_service.tenancy.identity import Identity
 from partition.errors import ActivationError
 from partition.extend.activations import decode
@@ -120,6 +121,11 @@ class Session:
                 deadline_s = min(deadline_s, self.used_s + frame.deadline_ms / 1000)
             return await self._run(decision, hidden, deadline_s)
 
+    def snapshot(self, identity: Identity) -> SavedSession:
+        """What is to be saved of it."""
+        assert isinstance(self._side, VerifyingSession)
+        return SavedSession(identity=identity, opening=self.opening, ids=self._side.ids)
+
     def close(self) -> None:
         """Give its memory back."""
         self._runner.close()
@@ -183,6 +189,7 @@ class SessionTable:
         self._max_per_tenant = max_per_tenant
         self._ttl_s = ttl_s
         self._sessions: OrderedDict[SessionKey, Session] = OrderedDict()
+        self._unsaved: dict[SessionKey, SavedSession | None] = {}  # None: as it is when taken
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -203,6 +210,25 @@ class SessionTable:
             self._drop_oldest(list(self._sessions))
         self._sessions[key] = session = make()
         return session
+
+    def holds(self, identity: Identity, opening: Opening) -> bool:
+        """Whether a session was opened here with these words."""
+        session = self._sessions.get(SessionKey(identity, opening.session))
+        return session is not None and session.opening == opening
+
+    def changed(self, identity: Identity, session: Session) -> None:
+        """A frame was answered: the session is to be saved."""
+        key = SessionKey(identity, session.opening.session)
+        if self._sessions.get(key) is session and not session.opening.is_split:
+            self._unsaved[key] = None
+
+    def take_unsaved(self) -> tuple[SavedSession, ...]:
+        """Hand over what changed since the last call."""
+        taken, self._unsaved = self._unsaved, {}
+        return tuple(
+            snapshot or self._sessions[key].snapshot(key.identity)
+            for key, snapshot in taken.items()
+        )
 
     def purge(self, now_s: float) -> None:
         """Drop what was not used for long."""
@@ -227,4 +253,7 @@ class SessionTable:
             self._drop((idle or keys)[0])
 
     def _drop(self, key: SessionKey) -> None:
-        self._sessions.pop(key).close()
+        session = self._sessions.pop(key)
+        if key in self._unsaved and self._unsaved[key] is None:
+            self._unsaved[key] = session.snapshot(key.identity)
+        session.close()

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 5.0  # how long a writer waits for another process, a backup for instance
 POSTGRESQL_THREADS = 4
+TABLES_LOCK = 0x74616E64656D  # of PostgreSQL: replicas that start together make the tables one after the other
 _LABEL = sa.String(63)
 
 METADATA = sa.MetaData()
@@ -89,6 +90,16 @@ USAGE_DAYS = sa.Table(
     sa.Column("day", sa.String(10), primary_key=True),  # UTC, ISO 8601
     sa.Column("micro_usd", sa.BigInteger, nullable=False),
 )
+SESSIONS = sa.Table(
+    "sessions",
+    METADATA,
+    sa.Column("tenant", _LABEL, primary_key=True),
+    sa.Column("device", _LABEL, primary_key=True),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("opening_sha256", sa.LargeBinary(32), nullable=False),
+    sa.Column("expires", sa.Float, nullable=False, index=True),
+    sa.Column("ids", sa.LargeBinary, nullable=False),  # sealed
+)
 
 
 class StateStore:
@@ -114,7 +125,10 @@ class StateStore:
                 exclusive_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._lock.acquire()
             self._engine = _make_engine(url)
-            METADATA.create_all(self._engine)
+            with self._engine.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(TABLES_LOCK)))
+                METADATA.create_all(connection)
         except Timeout as error:
             raise StateStoreError(
                 f"{exclusive}: another cloud service uses this state; stop it or name another folder"
@@ -153,9 +167,7 @@ class StateStore:
 
     def insert_once(self, table: sa.Table, values: dict[str, Any]) -> Any:
         """Make the statement that inserts a row unless its key is there."""
-        if self.is_sqlite:
-            return sqlite.insert(table).values(**values).on_conflict_do_nothing()
-        return postgresql.insert(table).values(**values).on_conflict_do_nothing()
+        return insert_once(self._engine.dialect.name, table, values)
 
     def close(self) -> None:
         """Finish what was given to :meth:`run`, then close; harmless when repeated."""
@@ -166,6 +178,12 @@ class StateStore:
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def insert_once(dialect: str, table: sa.Table, values: dict[str, Any]) -> Any:
+    """Make the statement that inserts a row unless its key is there, in the words of a dialect."""
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return insert(table).values(**values).on_conflict_do_nothing()
 
 
 def state_url(config: StateConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,16 @@ from protos.errors import (
     from_rpc_error,
 )
 from protos.inference.v1 import inference_pb2
-from tests.cloud_harness import OTHER, Client, RunningCloud, Site, ask, running_cloud, wait_until
+from tests.cloud_harness import (
+    OTHER,
+    SCANNER,
+    Client,
+    RunningCloud,
+    Site,
+    ask,
+    running_cloud,
+    wait_until,
+)
 from tests.tiny_models import make_folder
 
 KEY = b"k" * 32
@@ -183,7 +193,41 @@ async def test_a_session_goes_on_over_a_new_stream(client: Client, model: Path) 
     assert session.num_prefills == 0
 
 
-async def test_a_restarted_server_asks_for_the_ids_again(site: Site, model: Path) -> None:
+async def test_a_session_goes_on_after_a_restart(site: Site, model: Path) -> None:
+    session = drafting(model)
+    for limit in (10, LENGTH):
+        async with running_cloud(site) as cloud, cloud.client() as client:
+            expected = await cloud_text(client, SEEDED)
+            async with FrameStream(client, await opening(client)) as stream:
+                assert stream.first.opened.known_len == max(0, len(session.ids) - 1) * (limit > 10)
+                while len(session.answer) < limit:
+                    session.take(await stream.exchange(session.open_frame()))
+    assert session.num_prefills == 0
+    assert Tokenizer.from_folder(model).decode(session.answer) == expected
+
+
+async def test_saved_ids_are_sealed_and_belong_to_their_opening(site: Site, model: Path) -> None:
+    session = drafting(model)
+    async with running_cloud(site) as cloud, cloud.client() as client:
+        opened = await opening(client)
+        async with FrameStream(client, opened) as stream:
+            for _ in range(5):
+                session.take(await stream.exchange(session.open_frame()))
+    database = b"".join(path.read_bytes() for path in (site.root / "state").glob("state.sq*"))
+    assert np.asarray(session.ids[:8], dtype="<u4").tobytes() not in database
+    async with running_cloud(site) as cloud:
+        changes: list[tuple[Any, Opening, int]] = [
+            (OTHER, opened, 0),
+            (SCANNER, replace(opened, prefix_key=b"x" * 32), 0),
+            (SCANNER, replace(opened, sampling=SamplingRule()), 0),
+            (SCANNER, opened, len(session.ids) - 1),
+        ]
+        for identity, words, known_len in changes:
+            async with cloud.client(identity) as client, FrameStream(client, words) as stream:
+                assert stream.first.opened.known_len == known_len
+
+
+async def test_a_server_that_lost_a_session_asks_for_the_ids_again(site: Site, model: Path) -> None:
     session = drafting(model)
     for limit in (10, LENGTH):
         async with running_cloud(site) as cloud, cloud.client() as client:
@@ -191,6 +235,8 @@ async def test_a_restarted_server_asks_for_the_ids_again(site: Site, model: Path
             async with FrameStream(client, await opening(client)) as stream:
                 while len(session.answer) < limit:
                     session.take(await stream.exchange(session.open_frame()))
+        with sqlite3.connect(site.root / "state/state.sqlite3") as database:
+            database.execute("DELETE FROM sessions")
     assert session.num_prefills == 1
     assert Tokenizer.from_folder(model).decode(session.answer) == expected
 
