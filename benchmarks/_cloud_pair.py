@@ -29,8 +29,8 @@ from partition.extend.frame_messages import Opening
 from partition.extend.frames import Agreement, Extend, Extended, prefix_hash
 from partition.extend.verify import DraftingSession
 from partition.generation.sampling import SamplingRule, choose
+from partition.planning.model_sizes import sizes_of
 from partition.planning.profile import Compute
-from partition.planning.profile_command import sizes_of
 from partition.planning.profiler import Profiler, fit_polynomial
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision

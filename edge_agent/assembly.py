@@ -99,6 +99,33 @@ def assemble(config: EdgeConfig) -> Parts:
     )
 
 
+def make_cloud_client(config: EdgeConfig) -> CloudClient | None:
+    """Make the client of the configured cloud by itself; None when there is none.
+
+    Raises:
+        ConfigError: Its certificates are not set.
+        EdgeError: The key file cannot be opened.
+    """
+    from edge_agent.cloud.cloud import WireIds
+    from edge_agent.keystore import KeyStore
+    from edge_agent.metrics import Metrics
+
+    keys = KeyStore.open(config.state_folder / KEY_FILE)
+    wire_ids = WireIds(keys.derive("wire-ids"))
+    return _make_cloud(config, wire_ids=wire_ids, metrics=Metrics(), observer=None)
+
+
+def find_model(config: EdgeConfig, name: str) -> Path:
+    """Find a model by its name in the store, or as a file; fetches it when it is not in the cache.
+
+    Raises:
+        ModelStoreError: It cannot be had.
+    """
+    from partition.store.model_store import ModelStore
+
+    return _model_path(ModelStore(config.cache_folder, offline=config.offline), name)
+
+
 def _open_anonymizer(config: EdgeConfig, store: ModelStore) -> Anonymizer | ClosedAnonymizer:
     """Load the language pipelines; without them nothing may leave, but the device goes on answering."""
     from edge_agent.anonymize.anonymizer import Anonymizer

@@ -13,6 +13,7 @@ import click
 from edge_agent.commands.anonymize import anonymize
 from edge_agent.commands.audits import audits
 from edge_agent.commands.models import models
+from edge_agent.commands.profile import profile
 from edge_agent.commands.sync import golden, sync
 from edge_agent.errors import EdgeError
 from partition.console_script import json_option, print_json, run_script, verbose_option
@@ -194,6 +195,7 @@ def status(config_path: Path | None, offline: bool, as_json: bool) -> None:
 edge_agent.add_command(anonymize)
 edge_agent.add_command(audits)
 edge_agent.add_command(models)
+edge_agent.add_command(profile)
 edge_agent.add_command(sync)
 edge_agent.add_command(golden)
 

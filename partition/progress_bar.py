@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.progress import Progress, TaskID
 
@@ -85,3 +86,15 @@ class ProgressBar:
         )
         self._progress.start()
         self._row = self._progress.add_task(self._title, total=self._total_bytes)
+
+
+@contextmanager
+def share_bar(title: str) -> Iterator[Callable[[float], None]]:
+    """A bar of shares done, in [0, 1], on stderr when it is a terminal; call what it gives."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        row = bar.add_task(title, total=1.0)
+        yield lambda share: bar.update(row, completed=share)

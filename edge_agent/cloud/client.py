@@ -10,15 +10,12 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import grpc
 import tenacity
 
 from edge_agent.anonymize.anonymized import Anonymized
-from edge_agent.cancellation import Cancellation
 from edge_agent.cloud.channel import ChannelSettings, CloudChannel, TlsFiles
 from edge_agent.cloud.circuit_breaker import CircuitBreaker
 from edge_agent.cloud.cloud import (
@@ -30,17 +27,15 @@ from edge_agent.cloud.cloud import (
 )
 from edge_agent.cloud.extend_stream import ExtendStream
 from edge_agent.cloud.generation import Generation, Pauses, RetrySettings
+from edge_agent.cloud.guarded_call import GuardedCalls, reading
 from edge_agent.cloud.observer import CallObserver
 from edge_agent.metrics import Metrics
 from partition.extend.frame_messages import Opening
 from partition.planning.link import LinkState, probe
+from partition.planning.profile import Compute
 from partition.task import Role
 from protos.errors import (
     DeadlineExceededError,
-    DrainingError,
-    InternalError,
-    RequestCancelledError,
-    UnavailableError,
     WireError,
     from_rpc_error,
 )
@@ -50,7 +45,6 @@ from protos.metadata import QUEUED
 
 __all__ = ["ChannelSettings", "CloudAnswer", "CloudClient", "RetrySettings", "TlsFiles"]
 
-FRAME_BYTES = 5  # gRPC's prefix of every message
 _INFERENCE = "tandem.inference.v1.InferenceService"
 _FEEDBACK = "tandem.feedback.v1.FeedbackService"
 _ROLES = {
@@ -103,7 +97,6 @@ class CloudClient:
         """
         self._wire_ids = wire_ids
         self._retry = retry or RetrySettings()
-        self._breaker = breaker or CircuitBreaker(clock=clock)
         self._metrics = metrics or Metrics()
         self._observer = observer
         self._is_warm = (
@@ -119,14 +112,18 @@ class CloudClient:
             metrics=self._metrics,
             clock=clock,
         )
+        self._calls = GuardedCalls(
+            self._channel,
+            breaker=breaker or CircuitBreaker(clock=clock),
+            metrics=self._metrics,
+            observer=observer,
+            clock=clock,
+        )
 
     @property
     def why_unavailable(self) -> str:
         """Why the cloud is not worth a try now, in one sentence; empty when it is."""
-        remaining_s = self._breaker.remaining_s
-        if remaining_s == 0:
-            return ""
-        return f"the cloud has not answered lately and is left alone for {remaining_s:.0f} s more"
+        return self._calls.why_unavailable
 
     def generate(
         self,
@@ -186,12 +183,12 @@ class CloudClient:
     def get_model(self, *, deadline_s: float = 10.0) -> CloudModel:
         """Ask which model answers; see :class:`edge_agent.cloud.cloud.Cloud`."""
         request = inference_pb2.GetModelRequest()
-        with self._call(_INFERENCE, "GetModel") as call:
+        with self._calls.call(_INFERENCE, "GetModel") as call:
             stub = inference_pb2_grpc.InferenceServiceStub(call.channel)
             call.sent(request)
             response = stub.GetModel(request, timeout=deadline_s)
             call.received(response)
-            self._tell(call)
+            self._calls.first_reply(call)
         return CloudModel(
             model=response.model,
             fingerprint=response.fingerprint,
@@ -215,7 +212,7 @@ class CloudClient:
             request = inference_pb2.ProbeRequest(
                 padding=os.urandom(bytes_up), reply_bytes=bytes_down
             )
-            with self._call(_INFERENCE, "Probe") as call:
+            with self._calls.call(_INFERENCE, "Probe") as call:
                 stub = inference_pb2_grpc.InferenceServiceStub(call.channel)
                 call.sent(request)
                 response = stub.Probe(request, timeout=max(0.001, until - self._clock()))
@@ -223,6 +220,24 @@ class CloudClient:
             return float(response.server_us / 1e6)
 
         return probe(exchange, clock=self._clock)
+
+    def measure_model(
+        self, *, on_progress: Callable[[float], None] = lambda share: None
+    ) -> Compute:
+        """Measure the cloud's model with random ids and rows; nothing of any request goes along.
+
+        Raises:
+            WireError: The cloud cannot be reached, or keeps no sessions.
+        """
+        from edge_agent.cloud.model_survey import ModelSurvey
+
+        def open_channel(opening: Opening) -> ExtendStream:
+            return ExtendStream(self._channel.lend, opening, clock=self._clock)
+
+        survey = ModelSurvey(
+            open_channel, self.get_model(), clock=self._clock, on_progress=on_progress
+        )
+        return survey.measure()
 
     def report(
         self, report_id: str, outcomes: Sequence[Outcome], *, deadline_s: float = 10.0
@@ -244,7 +259,7 @@ class CloudClient:
                 for outcome in outcomes
             ],
         )
-        with self._call(_FEEDBACK, "Report") as call:
+        with self._calls.call(_FEEDBACK, "Report") as call:
             stub = feedback_pb2_grpc.FeedbackServiceStub(call.channel)
             call.sent(request)
             response = stub.Report(request, timeout=deadline_s)
@@ -281,18 +296,18 @@ class CloudClient:
     def _attempt(self, generation: Generation) -> CloudAnswer:
         """Make one call of Generate and read it to its end."""
         left_s = generation.begin_attempt()
-        with self._call(_INFERENCE, "Generate") as call:
+        with self._calls.call(_INFERENCE, "Generate") as call:
             stub = inference_pb2_grpc.InferenceServiceStub(call.channel)
             call.sent(generation.request)
             generation.sent(call.sent_bytes)
             metadata = ((QUEUED, "1"),) if generation.queued else ()
             stub_call = stub.Generate(generation.request, timeout=left_s, metadata=metadata)
-            with _stream(stub_call, generation.cancel) as stream:
+            with reading(stub_call, generation.cancel) as stream:
                 try:
                     for event in stream:
                         call.received(event)
                         if event.WhichOneof("event") == "started":
-                            self._tell(call, server_s=event.started.server_us / 1e6)
+                            self._calls.first_reply(call, server_s=event.started.server_us / 1e6)
                         generation.take(event)
                 except grpc.RpcError as error:
                     if generation.answer is None:
@@ -303,95 +318,6 @@ class CloudClient:
             self._observer.answered(answer)
         return answer
 
-    def _tell(self, call: _CallRecord, *, server_s: float = 0.0) -> None:
-        """Let the observer learn from the first reply of a call."""
-        if self._observer is not None and self._is_warm:
-            self._observer.called(
-                bytes_up=call.sent_bytes,
-                bytes_down=call.received_bytes,
-                elapsed_s=self._clock() - call.sent_at,
-                server_s=server_s,
-            )
-
-    @contextmanager
-    def _call(self, service: str, method: str) -> Iterator[_CallRecord]:
-        """Ask the breaker, lend the channel, count the call, and translate every error on its way out."""
-        if not self._breaker.try_enter():
-            raise _PausedError(
-                self.why_unavailable or "the cloud is being tried by another request; try again",
-                retry_after_s=self._breaker.remaining_s,
-            )
-        outcome: Callable[[], None] = self._breaker.record_nothing
-        code = grpc.StatusCode.UNKNOWN
-        record: _CallRecord | None = None
-        started = self._clock()
-        self._metrics.call_started(service, method)
-        try:
-            with self._channel.lend() as channel:
-                record = _CallRecord(channel, self._clock)
-                try:
-                    yield record
-                except grpc.RpcError as error:
-                    raise from_rpc_error(error) from error
-                except (
-                    ValueError
-                ) as error:  # grpc's way to say that the channel was closed meanwhile
-                    raise UnavailableError("the way to the cloud was closed; try again") from error
-            outcome, code = self._breaker.record_success, grpc.StatusCode.OK
-            self._is_warm = True
-        except WireError as error:
-            code = error.code
-            outcome = _outcome(self._breaker, error)
-            self._is_warm = False
-            raise
-        finally:
-            outcome()
-            self._metrics.call_handled(
-                service,
-                method,
-                code=code.name,
-                duration_s=self._clock() - started,
-                sent_bytes=record.sent_bytes if record is not None else 0,
-                received_bytes=record.received_bytes if record is not None else 0,
-            )
-
-
-class _PausedError(UnavailableError):
-    """The breaker is open; trying again at once is just what it forbids."""
-
-    is_transient = False
-
-
-class _CallRecord:
-    """What is known of one call."""
-
-    def __init__(self, channel: grpc.Channel, clock: Callable[[], float]) -> None:
-        self.channel = channel
-        self.sent_bytes = 0
-        self.sent_at = 0.0  # seconds on the clock
-        self.received_bytes = 0
-        self._clock = clock
-
-    def sent(self, message: Any) -> None:
-        self.sent_at = self._clock()
-        self.sent_bytes += message.ByteSize() + FRAME_BYTES
-
-    def received(self, message: Any) -> None:
-        self.received_bytes += message.ByteSize() + FRAME_BYTES
-
-
-@contextmanager
-def _stream(call: Any, cancel: threading.Event) -> Iterator[Any]:
-    """Read a stream so that it never outlives the block (see grpc #43462) and ends when cancelled."""
-    try:
-        if isinstance(cancel, Cancellation):
-            with cancel.calling(call.cancel):
-                yield call
-        else:
-            yield call
-    finally:
-        call.cancel()  # of a stream that has ended already: no effect
-
 
 def _may_retry(error: BaseException) -> bool:
     return (
@@ -399,12 +325,3 @@ def _may_retry(error: BaseException) -> bool:
         and error.is_transient
         and not isinstance(error, DeadlineExceededError)
     )
-
-
-def _outcome(breaker: CircuitBreaker, error: WireError) -> Callable[[], None]:
-    """Say what an error tells about the cloud: a refusal shows that it is there."""
-    if isinstance(error, (RequestCancelledError, DrainingError)):
-        return breaker.record_nothing
-    if isinstance(error, (UnavailableError, DeadlineExceededError, InternalError)):
-        return breaker.record_failure
-    return breaker.record_success

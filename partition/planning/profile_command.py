@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +13,13 @@ import click
 import platformdirs
 
 from partition.console_script import json_option, print_json
+from partition.planning.model_sizes import sizes_of
 from partition.planning.profile import DeviceProfile, Link, as_document, load_profile, save_profile
-from partition.planning.profiler import Measurement, Profiler, Sizes
+from partition.planning.profiler import Measurement, Profiler
+from partition.progress_bar import share_bar
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision, StageRange
 from partition.store.model_store import ModelStore
-from partition.weights.spec import ModelSpec
 from partition.weights.weight_source import WeightSource, open_weights
 
 _IN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -117,7 +116,7 @@ def _measure(source: WeightSource, name: str, *, threads: int, precision: Precis
     spec = source.spec
     stage = _stage(source, None, threads=threads, precision=precision)
     try:
-        with _progress(f"measuring {name}") as on_progress:
+        with share_bar(f"measuring {name}") as on_progress:
             return Profiler(
                 stage,
                 sizes_of(spec, precision),
@@ -142,7 +141,7 @@ def _measure_half(
         precision=precision,
     )
     try:
-        with _progress(f"measuring {half} layers of {name}") as on_progress:
+        with share_bar(f"measuring {half} layers of {name}") as on_progress:
             return Profiler(
                 stage,
                 sizes_of(spec, precision),
@@ -164,24 +163,6 @@ def _stage(
         threads=threads,
         context_tokens=min(_CONTEXT_TOKENS, source.spec.context_tokens),
         cache_dir=platformdirs.user_cache_path("tandem") / "stages",
-    )
-
-
-def sizes_of(spec: ModelSpec, precision: Precision) -> Sizes:
-    """Bytes of weights and caches as they lie in memory; norms and biases are too small to count."""
-    bytes_per_weight = 4 if precision is Precision.FLOAT32 else 1
-    attention = spec.hidden_size * (2 * spec.query_size + 2 * spec.kv_size)
-    layer = attention + 3 * spec.hidden_size * spec.intermediate_size
-    head = spec.vocab_size * spec.hidden_size
-    return Sizes(
-        num_layers=spec.num_layers,
-        hidden_size=spec.hidden_size,
-        vocab_size=spec.vocab_size,
-        layer_bytes=layer * bytes_per_weight,
-        head_bytes=head * bytes_per_weight,
-        ends_bytes=head * (bytes_per_weight if spec.tied_head else bytes_per_weight + 4),
-        kv_bytes=spec.kv_bytes_per_token(1, 4),
-        workspace_bytes=64 << 20,
     )
 
 
@@ -219,15 +200,3 @@ def _print(made: DeviceProfile, output: Path) -> None:
     if not made.was_idle:
         click.echo("  the runs differed much: something else is running; measure again when idle")
     click.echo(f"written to {output}; plan with: partition plan --profile {output}")
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[float], None]]:
-    """A bar of shares done on stderr, when it is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        row = bar.add_task(title, total=1.0)
-        yield lambda share: bar.update(row, completed=share)
