@@ -45,6 +45,7 @@ class Snapshot:
     step: int
     tree: dict[str, object]
     journal: bytes
+    promised: str  # state of the release at its last commit that returned, "" before the first
 
     def restore(self, folder: Path) -> None:
         _restore(self.tree, folder)
@@ -60,11 +61,14 @@ class PowerModel(Disk):
         folder: Path,
         *,
         skips: Callable[[str, str], bool] = lambda method, path: False,
+        about: str = "cxr-2",
         seed: int = 0,
     ) -> None:
         self.root = folder
         self.snapshots: list[Snapshot] = []
         self._skips = skips
+        self._about = about
+        self._promised = ""
         self._random = random.Random(seed)
         self._inodes: dict[int, File] = {}
         self._tree = self._load(folder)
@@ -75,7 +79,8 @@ class PowerModel(Disk):
         """Keep three of the disks that a power cut at this moment may leave."""
         for variant in ("least", "torn", "mixed"):
             tree = self._cut(self._tree, variant)
-            self.snapshots.append(Snapshot(self._step_number, tree, self._journal))
+            snapshot = Snapshot(self._step_number, tree, self._journal, self._promised)
+            self.snapshots.append(snapshot)
         self._step_number += 1
 
     def write(self, path: Path, data: bytes, at: int = 0) -> None:
@@ -166,8 +171,15 @@ class PowerModel(Disk):
 
     def commit(self, connection: sqlite3.Connection) -> None:
         self.take()
+        row = connection.execute(
+            "SELECT state FROM releases WHERE release = ?", (self._about,)
+        ).fetchone()
+        state = str(row[0]) if row is not None else ""
         super().commit(connection)
-        self._journal = connection.serialize()
+        is_news, self._promised = state != self._promised, state
+        # A commit that is not synced leaves the journal of before, until one that is takes it along.
+        if not (is_news and self._skips("commit", state)):
+            self._journal = connection.serialize()
 
     def _cut(self, folder: Folder, variant: str) -> dict[str, object]:
         entries = dict(folder.stored)

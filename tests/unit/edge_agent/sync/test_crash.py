@@ -8,42 +8,20 @@ import pytest
 from edge_agent.sync.boot import start
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.errors import SyncFolderError
+from edge_agent.sync.gate import GateVerdict
 from edge_agent.sync.journal import Journal
 from edge_agent.sync.records import State
 from edge_agent.sync.store import ReleaseStore
 from partition.release.manifest import PART_BYTES
 from tests.power_model import PowerModel
 from tests.sync_simulators import StoppedError, StoppingDisk
-
-MODEL = bytes(range(256)) * (PART_BYTES // 256) + b"the second part"
-EDITED = MODEL[:1000] + b"!" + MODEL[1001:]
+from tests.sync_world import begin_update, install_and_confirm
 
 
 @pytest.fixture
 def updating(world):
-    """A device on cxr-1 that shall update to cxr-2: one file by delta, one whole, one unchanged."""
-    files = {"model.bin": MODEL, "tokenizer.json": b"{}", "tasks/t.toml": b"one"}
-    world.publisher.publish("cxr-1", files)
-    world.publisher.desire("cxr-1")
-    client = world.device()
-    client.run_cycle()
-    client.observe(seconds=2000, answers=50)
-    client.run_cycle()
-    client.close()
-    files = {**files, "model.bin": EDITED, "tasks/t.toml": b"two" * 200_000, "plan.json": b"{}"}
-    world.publisher.publish("cxr-2", files, delta_bases=("cxr-1",))
-    world.publisher.desire("cxr-2")
-    return world
-
-
-def install_and_confirm(world, folder, disk):
-    client = world.device(folder=folder, disk=disk)
-    try:
-        client.run_cycle()
-        client.observe(seconds=2000, answers=50)
-        client.run_cycle()
-    finally:
-        client.close()
+    """A device on cxr-1 that shall update to cxr-2."""
+    return begin_update(world)
 
 
 def assert_starts_whole(folder):
@@ -150,8 +128,10 @@ def violation(snapshot, folder, is_last):
         for path in folder.glob("blobs/*"):
             if hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
                 return "a blob is torn"
-        return _journal_violation(store, folder, boot.release) or (
-            "the link is behind" if is_last and link != boot.release else None
+        return (
+            _journal_violation(store, folder, boot.release)
+            or _broken_promise(snapshot, folder)
+            or ("the link is behind" if is_last and link != boot.release else None)
         )
     finally:
         shutil.rmtree(folder)
@@ -178,6 +158,17 @@ def _journal_violation(store, folder, started):
     return None
 
 
+def _broken_promise(snapshot, folder):
+    """What a commit said, and the cycle went on from, must be remembered: a verdict, a trial, a confirmation."""
+    journal = Journal(folder / "sync.db", Disk())
+    try:
+        record = journal.record("cxr-2")
+        found = record.state if record is not None else ""
+        return None if found == snapshot.promised else f"forgot that cxr-2 was {snapshot.promised}"
+    finally:
+        journal.close()
+
+
 def test_power_cut_at_every_step(updating, tmp_path):
     snapshots = cuts_of_an_install(updating, tmp_path / "cut")
     assert len(snapshots) > 150
@@ -196,7 +187,10 @@ SYNCS = {
     "F2": lambda method, path: (method, path) == ("sync_folder", "blobs"),
     "F3": lambda method, path: method == "sync_folder" and path.startswith("releases/"),
     "F4": lambda method, path: (method, path) == ("sync_folder", "releases"),
+    "F5": lambda method, path: (method, path) == ("commit", State.GATED),
+    "F6": lambda method, path: (method, path) == ("commit", State.TRIAL),
     "F7": lambda method, path: (method, path) == ("sync_folder", "."),
+    "F8": lambda method, path: (method, path) == ("commit", State.CONFIRMED),
 }
 
 
@@ -211,43 +205,64 @@ def test_each_sync_is_needed(updating, tmp_path, name):
 
 
 class Forgetful(Disk):
-    """Leaves one commit out."""
+    """Leaves out the commit that would bring a release into a state, as if it were not in the code."""
 
-    def __init__(self, number):
-        self.number = number
-        self.commits = 0
+    def __init__(self, state):
+        self.state = state
+        self.was_left_out = False
 
     def commit(self, connection):
-        self.commits += 1
-        if self.commits == self.number:
+        row = connection.execute(
+            "SELECT state FROM releases WHERE release = 'cxr-2'", ()
+        ).fetchone()
+        if not self.was_left_out and row is not None and row[0] == self.state:
+            self.was_left_out = True
             connection.rollback()
         else:
             super().commit(connection)
 
 
-def test_each_commit_of_a_release_is_needed(updating, tmp_path):
-    def run(folder, disk):
-        shutil.copytree(updating.folder, folder, symlinks=True)
-        try:
-            install_and_confirm(updating, folder, disk)
-        except (SyncFolderError, AssertionError) as error:
-            return type(error)
-        client = updating.device(folder=folder)
-        journal = client.journal
-        found = (
-            journal.running,
-            journal.record("cxr-2"),
-            journal.floors(),
-            journal.number("max_seen") > 0,
-            journal.number("report_seq"),
-        )
-        client.close()
-        return found
+COMMITS = {"F5": State.GATED, "F6": State.TRIAL, "F8": State.CONFIRMED}
 
-    counting = Forgetful(0)
-    good = run(tmp_path / "good", counting)
-    differs = [
-        run(tmp_path / f"without-{number}", Forgetful(number)) != good
-        for number in range(1, counting.commits + 1)
-    ]
-    assert sum(differs) >= 8
+
+@pytest.mark.parametrize("name", COMMITS)
+def test_each_commit_is_needed(updating, tmp_path, name):
+    """Without it the update fails, or another state is reached than with it."""
+    folder = tmp_path / "copy"
+    shutil.copytree(updating.folder, folder, symlinks=True)
+    disk = Forgetful(COMMITS[name])
+    try:
+        install_and_confirm(updating, folder, disk)
+    except (SyncFolderError, AssertionError):
+        found = None
+    else:
+        client = updating.device(folder=folder)
+        found = client.journal.record("cxr-2").state
+        client.close()
+    assert disk.was_left_out
+    assert found is not State.CONFIRMED
+    assert_starts_whole(folder)
+    assert_converges(updating, folder)
+
+
+def test_failed_gate_survives_a_power_cut(updating, tmp_path):
+    """F5 of a release that fails: its verdict is durable before anything else happens."""
+    updating.gate.says = lambda folder, manifest: GateVerdict(passed=False, reason="it is worse")
+    folder = tmp_path / "copy"
+    shutil.copytree(updating.folder, folder, symlinks=True)
+    disk = PowerModel(folder)
+    client = updating.device(folder=folder, disk=disk)
+    assert client.run_cycle().error_kind == "gate"
+    client.close()
+    disk.take()
+    failed = [snapshot for snapshot in disk.snapshots if snapshot.promised == State.FAILED]
+    assert failed
+    for snapshot in failed:
+        snapshot.restore(tmp_path / "after")
+        assert start(tmp_path / "after").release == "cxr-1"
+        client = updating.device(folder=tmp_path / "after")
+        updating.gate.checked.clear()
+        assert client.run_cycle().error_kind == "gate"
+        assert updating.gate.checked == []  # nor gated, nor fetched, again
+        client.close()
+        shutil.rmtree(tmp_path / "after")
