@@ -117,6 +117,7 @@ class StateConfig(_Section):
     url: SecretStr | None = None  # SQLAlchemy URL; none: SQLite in `directory`
     directory: Path = Path("state")
     master_key: Path | None = None  # 32 bytes, 0600; none: made in `directory`
+    lease_s: Annotated[float, Field(ge=1)] = 15.0  # how long a replica that died holds a request up
     interactive_ttl_s: _Positive = 600.0
     outbox_ttl_s: _Positive = 90 * 86400.0
 

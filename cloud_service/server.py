@@ -42,7 +42,7 @@ from cloud_service.rpc.servicers import (
     ServiceParts,
 )
 from cloud_service.rpc.sync_servicer import SyncServicer
-from cloud_service.storage.dedupe import LEASE_S, RENEW_EVERY_S, Dedupe
+from cloud_service.storage.dedupe import Dedupe
 from cloud_service.storage.envelope import Envelope, load_master_key
 from cloud_service.storage.saved_sessions import SavedSessions
 from cloud_service.storage.sessions import SessionTable
@@ -325,13 +325,13 @@ class CloudServer:
                 )
 
     async def _renew_leases(self) -> None:
-        parts = self._parts
+        parts, lease_s = self._parts, self._config.state.lease_s
         while True:
-            await asyncio.sleep(RENEW_EVERY_S)
+            await asyncio.sleep(lease_s / 3)
             if not (attempts := tuple(parts.attempts)):
                 continue
             renew = functools.partial(
-                parts.dedupe.renew, attempts=attempts, until=time.time() + LEASE_S
+                parts.dedupe.renew, attempts=attempts, until=time.time() + lease_s
             )
             with contextlib.suppress(UnavailableError):  # tried again long before they end
                 await parts.store.run(renew)

@@ -125,7 +125,7 @@ async def running_cloud(site: Site, **sections: Any) -> AsyncIterator[RunningClo
 class CloudProcess:
     """A service in a process of its own, started by the console script's module."""
 
-    def __init__(self, site: Site, *arguments: str) -> None:
+    def __init__(self, site: Site, *arguments: str, **environment: str) -> None:
         self._site = site
         config = site.root / "cloud.toml"
         if not config.exists():
@@ -147,7 +147,7 @@ class CloudProcess:
             stderr=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[1],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -172,8 +172,8 @@ class CloudProcess:
 
 
 @contextlib.contextmanager
-def cloud_process(site: Site, *arguments: str) -> Iterator[CloudProcess]:
-    cloud = CloudProcess(site, *arguments)
+def cloud_process(site: Site, *arguments: str, **environment: str) -> Iterator[CloudProcess]:
+    cloud = CloudProcess(site, *arguments, **environment)
     try:
         yield cloud
     finally:

@@ -33,7 +33,7 @@ from cloud_service.rpc.request_checks import (
     payload_sha256,
 )
 from cloud_service.rpc.resume_token import ResumePoint, open_resume_token, seal_resume_token
-from cloud_service.storage.dedupe import LEASE_S, Attempt, Dedupe, RequestKey, Stored
+from cloud_service.storage.dedupe import Attempt, Dedupe, RequestKey, Stored
 from cloud_service.storage.envelope import Envelope
 from cloud_service.storage.saved_sessions import SavedSessions
 from cloud_service.storage.sessions import SessionTable
@@ -101,7 +101,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             payload_sha256=digest,
         )
         ttl_s = self._ttl_s(context)
-        attempt = await self._begin(key, LEASE_S, ttl_s)
+        attempt = await self._begin(key, parts.config.state.lease_s, ttl_s)
         started = inference_pb2.Started(
             model=backend.card.name, fingerprint=backend.card.fingerprint
         )

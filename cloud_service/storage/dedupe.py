@@ -26,8 +26,6 @@ from cloud_service.tenancy.identity import Identity
 from protos.errors import InProgressError, RequestIdReusedError
 
 RETRY_AFTER_S = 1.0
-LEASE_S = 15.0  # of a long effect
-RENEW_EVERY_S = 5.0
 _PURPOSE = "response"
 
 

@@ -183,7 +183,9 @@ class StateStore:
 def insert_once(dialect: str, table: sa.Table, values: dict[str, Any]) -> Any:
     """Make the statement that inserts a row unless its key is there, in the words of a dialect."""
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    return insert(table).values(**values).on_conflict_do_nothing()
+    statement = insert(table).values(**values).on_conflict_do_nothing()
+    # Whether there was a row is read from the count, which SQLAlchemy forgets of inserts unless asked.
+    return statement.execution_options(preserve_rowcount=True)
 
 
 def state_url(config: StateConfig) -> str:

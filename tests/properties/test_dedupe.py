@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from hypothesis import settings
@@ -40,9 +41,12 @@ class DedupeMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.context = open_state(None, Path(self.folder.name))
+        self.context = self.open_store()
         self.store: StateStore = self.context.__enter__()
         self.dedupe = Dedupe(self.store, Envelope(b"k" * 32))
+
+    def open_store(self) -> AbstractContextManager[StateStore]:
+        return open_state(None, Path(self.folder.name))
 
     def live(self, place: tuple[Identity, str]) -> dict[str, object] | None:
         row = self.rows.get(place)
@@ -51,7 +55,10 @@ class DedupeMachine(RuleBasedStateMachine):
     @rule(identity=IDENTITIES, request_id=IDS, content=CONTENTS)
     def begin(self, identity: Identity, request_id: str, content: bytes) -> None:
         key = RequestKey(
-            identity=identity, request_id=request_id, method="Generate", payload_sha256=content
+            identity=identity,
+            request_id=request_id,
+            method="Generate",
+            payload_sha256=content,
         )
         row = self.live((identity, request_id))
         try:
@@ -106,6 +113,19 @@ class DedupeMachine(RuleBasedStateMachine):
         row = self.rows.get(place)
         if row is not None and row["owner"] == attempt.owner and row["response"] is None:
             del self.rows[place]
+
+    @precondition(lambda self: self.attempts)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        attempt = data.draw(st.sampled_from(self.attempts))
+        place = (attempt.key.identity, attempt.key.request_id)
+        until = self.now + LEASE_S
+        self.store.run_here(
+            lambda connection: self.dedupe.renew(connection, [attempt], until=until)
+        )
+        row = self.rows.get(place)
+        if row is not None and row["owner"] == attempt.owner and row["response"] is None:
+            row |= {"lease": until, "expires": max(float(str(row["expires"])), until)}
 
     @rule(seconds=st.sampled_from([1.0, 11.0, 120.0]))
     def wait(self, seconds: float) -> None:
