@@ -4,8 +4,8 @@ A fork of this process does one whole update; strace, attached to it, kills it a
 has that call fail. Then this process looks at what is left, and goes on with it. Nothing is imported twice, so a try
 takes a tenth of a second, and every call of an install can have its own.
 
-    {"calls": "write,rename", "inject": "signal=KILL", "when": "7"}
-    -> {"outcome": "killed", "started": "cxr-1", "ended": "cxr-2", "sent_bytes": 1234, "problem": ""}
+    ["rename:signal=KILL:when=7"]
+    -> {"outcome": "killed", "started": "cxr-1", "ended": "cxr-2", "sent_bytes": 1234, "problem": "", "calls": [...]}
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ def fork_device(world, folder, log):
         os._exit(code)
 
 
-def attempt(world, folder, command):
-    """Run one update under strace; returns how it ended."""
+def attempt(world, folder, injections):
+    """Run one update under strace, which counts each kind of call by itself; returns how it ended."""
     log = folder.with_suffix(".log")
     log.unlink(missing_ok=True)
     child, goes = fork_device(world, folder, log)
-    inject = f"inject={command['calls']}:{command['inject']}:when={command['when']}"
-    words = ["-e", f"trace={command['calls']}", "-e", inject, "-o", folder.with_suffix(".calls")]
+    words = [word for injection in injections for word in ("-e", f"inject={injection}")]
+    words += ["-e", f"trace={CALLS}", "-o", folder.with_suffix(".calls")]
     tracer = subprocess.Popen(
         ["strace", "-p", str(child), *words], stderr=subprocess.PIPE, text=True
     )
@@ -101,9 +101,8 @@ def attempt(world, folder, command):
     code = os.waitstatus_to_exitcode(status)
     if code == _CRASHED:
         return f"crashed: {log.read_text()}"
-    text = folder.with_suffix(".calls").read_text()
-    if "INJECTED" not in text:
-        return f"untouched: {sum('(' in line for line in text.splitlines())}"
+    if "INJECTED" not in folder.with_suffix(".calls").read_text():
+        return "untouched"
     return "refused" if code == _REFUSED else "went on"
 
 
@@ -151,6 +150,8 @@ def main(folder):
         ended, later = go_on(world, work)
         found = {"outcome": outcome, "started": started, "ended": ended}
         found |= {"sent_bytes": world.cloud.sent_bytes, "problem": problem or later}
+        lines = work.with_suffix(".calls").read_text().splitlines()
+        found["calls"] = [line.split("(")[0] for line in lines if "(" in line]
         print(json.dumps(found), flush=True)
         shutil.rmtree(work)
     world.close()

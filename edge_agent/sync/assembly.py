@@ -52,6 +52,8 @@ def open_client(
                 context_tokens=config.model.context_tokens,
                 max_memory_mb=config.model.max_memory_mb,
                 cache=config.cache_folder / "stages",
+                store=config.cache_folder,
+                languages=config.anonymizer.languages,
             ),
             factory_files={factory[0]: factory[1]} if factory[0] else {},
             pace=Pace(max_bytes_per_s=1000 * rate) if rate else None,

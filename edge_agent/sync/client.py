@@ -308,9 +308,11 @@ class SyncClient:
                 f"{name} was damaged on this disk; the next cycle fetches it again"
             )
         verdict = self._check(name)
+        if verdict.passed:
+            verdict = self._gate.check_canaries(self.store.release(name))
         if not verdict.passed:
-            self.journal.move(name, State.FAILED, error_kind="gate")  # F5
-            raise GateError(f"{name} did not pass its golden prompts here: {verdict.reason}")
+            self.journal.move(name, State.FAILED, error_kind=verdict.kind)  # F5
+            raise GateError(f"{name} did not pass its gate here: {verdict.reason}", verdict.kind)
         self.journal.move(name, State.GATED)  # F5
         self.journal.begin_trial(name)  # F6
         self.store.point_to(name)  # F7

@@ -17,6 +17,7 @@ from typing import Final
 from edge_agent.errors import EdgeError
 
 KINDS: Final = (
+    "anonymizer",
     "bad_hash",
     "bad_manifest",
     "bad_metadata",

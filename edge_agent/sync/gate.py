@@ -11,7 +11,7 @@ from partition.release.manifest import Manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateVerdict:
-    """What the golden prompts showed."""
+    """What golden prompts or canaries showed."""
 
     passed: bool
     reason: str = ""  # for the operator: which figure failed, by how much
@@ -19,6 +19,7 @@ class GateVerdict:
     label_match: float = 1.0
     p50_ms: float = 0.0
     p95_ms: float = 0.0
+    kind: str = "gate"  # one of sync.errors.KINDS, for one that did not pass
 
 
 class Gate(Protocol):
@@ -32,4 +33,8 @@ class Gate(Protocol):
             manifest: What its publisher promises.
             baseline_p95_ms: Of the running release on the same prompts; 0: unknown, latency is not judged.
         """
+        ...
+
+    def check_canaries(self, folder: Path) -> GateVerdict:
+        """Judge whether every planted identifier is still masked with the tasks of the release in ``folder``."""
         ...

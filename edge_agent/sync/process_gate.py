@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,6 +21,7 @@ from partition.release.manifest import Manifest
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 900.0  # the first run also builds the graph
+D = TypeVar("D", bound=BaseModel)
 
 
 class ProcessGate:
@@ -34,6 +35,8 @@ class ProcessGate:
         context_tokens: int,
         max_memory_mb: int,
         cache: Path,
+        store: Path | None = None,
+        languages: tuple[str, ...] = (),
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         """Take the device's settings.
@@ -44,11 +47,15 @@ class ProcessGate:
             context_tokens: Of the model.
             max_memory_mb: That it may need.
             cache: Of built graphs.
+            store: Of models and language pipelines; None: no canaries are shown.
+            languages: Of the anonymizer.
             timeout_s: After which the release counts as hanging.
         """
         self._factory_model = factory_model
         self._settings = (str(threads), str(context_tokens), str(max_memory_mb), str(cache))
         self._max_bytes = max_memory_mb << 20
+        self._store = store
+        self._languages = languages
         self._timeout_s = timeout_s
 
     def check(self, folder: Path, manifest: Manifest, baseline_p95_ms: float) -> GateVerdict:
@@ -61,8 +68,8 @@ class ProcessGate:
         except ManifestError as error:
             return GateVerdict(passed=False, reason=str(error))
         model = model_of(folder) or self._factory_model
-        command = [sys.executable, "-m", "edge_agent.sync.golden_run", str(folder), str(path)]
-        found = self._run([*command, str(model), *self._settings])
+        words = ("edge_agent.sync.golden_run", str(folder), str(path), str(model))
+        found = self._run(_Found, *words, *self._settings)
         if isinstance(found, str):
             return GateVerdict(passed=False, reason=found)
         answers = [
@@ -82,24 +89,40 @@ class ProcessGate:
             p95_ms=result.p95_ms,
         )
 
-    def _run(self, command: list[str]) -> _Found | str:
+    def check_canaries(self, folder: Path) -> GateVerdict:
+        """Show canaries to the anonymizer; see the protocol."""
+        if self._store is None or not self._languages:
+            return GateVerdict(passed=True, reason="nothing can leave this device")
+        words = ("edge_agent.sync.canary_run", str(folder), str(self._store))
+        found = self._run(_Canaries, *words, ",".join(self._languages))
+        if isinstance(found, str):
+            return GateVerdict(passed=False, reason=found)
+        if found.missed:
+            return GateVerdict(
+                passed=False,
+                reason=f"a planted identifier would leave with {', '.join(found.missed)}",
+                kind="anonymizer",
+            )
+        return GateVerdict(passed=True)
+
+    def _run(self, kind: type[D], *words: str) -> D | str:
         try:
             done = subprocess.run(  # noqa: S603 - our own module, no shell
-                command,
+                [sys.executable, "-m", *words],
                 capture_output=True,
                 timeout=self._timeout_s,
                 check=False,
                 env={**_environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
             )
         except subprocess.TimeoutExpired:
-            return f"it did not answer its golden prompts within {self._timeout_s:.0f} s"
+            return f"it did not pass its gate within {self._timeout_s:.0f} s"
         except OSError as error:
             return f"the gate could not be started ({error.strerror})"
         if done.returncode:
             logger.debug("gate: %s", done.stderr[-2000:].decode("utf-8", "replace"))
             return f"it could not be run here (exit code {done.returncode}); see --verbose"
         try:
-            return _Found.model_validate_json(done.stdout)
+            return kind.model_validate_json(done.stdout)
         except ValidationError:
             return "the gate's process said nothing that could be read"
 
@@ -122,3 +145,8 @@ class _Found(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
     answers: list[_Answer]
     peak_bytes: int
+
+
+class _Canaries(BaseModel):
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+    missed: list[str]

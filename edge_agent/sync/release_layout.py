@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 GOLDEN = "golden.json"
+CANARIES = "canary.json"
 TASKS = "tasks"
 CERTIFICATES = "certificates"
 SCORERS = "scorers"

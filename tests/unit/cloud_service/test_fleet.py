@@ -214,3 +214,13 @@ def test_channels_name_their_tenants(tmp_path):
     (tmp_path / "channels.json").write_text("{}")
     with pytest.raises(RepositoryError, match="malformed"):
         tenants_of_channels(tmp_path)
+
+
+def test_one_missed_canary_stops_the_rollout_at_once(world):
+    world.started()
+    world.do("begin", "cxr", "cxr-2", Policy(), actor="ann")
+    world.report(DEVICES[0], "cxr-2", "FETCHING")
+    world.report(DEVICES[0], "cxr-2", "FAILED", error_kind="anonymizer")
+    assert world.do("look", "cxr").action is Action.ABORT
+    assert "identifier" in world.do("status", "cxr")["reason"]
+    assert world.repository.desired("cxr").candidate is None
