@@ -104,7 +104,7 @@ def vllm_server(python: str, model: Path, folder: Path) -> Iterator[ModelServer]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "tiny"]
     command += ["--dtype", "float32", "--max-model-len", str(CONTEXT_TOKENS), "--enforce-eager"]
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    with _process(command, port, folder / "vllm.log", start_s=240) as server:
+    with _process(command, port, folder / "vllm.log", start_s=900) as server:
         yield server
 
 

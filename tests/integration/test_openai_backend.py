@@ -322,6 +322,7 @@ async def test_what_the_server_refuses_keeps_its_kind(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 async def test_vllm_verifies_and_scores(site: Site, tiny: Path, tmp_path: Path) -> None:
     """The simulator above says what this one says."""
     python = os.environ.get("TANDEM_TEST_VLLM")
