@@ -164,18 +164,18 @@ def open_oversight(config: EdgeConfig, keys: KeyStore) -> Oversight | None:
 
 
 def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
-    """Make the parts that a release brings: model, tasks, certificates and scorers; everything else stays.
+    """Make the parts that a release brings: model, tasks, certificates, scorers and plan; everything else stays.
 
     Raises:
         ConfigError: A setting, certificate or scorer does not fit.
         PartitionError: A task file or model is wrong or cannot be had.
     """
+    from edge_agent.extend.joint_setup import follow_profile
     from edge_agent.labelling import with_heads
     from edge_agent.trust import Trust
-    from partition.store.model_store import ModelStore
 
     tasks = _load_tasks(config)
-    model = _open_model(config, ModelStore(config.cache_folder, offline=config.offline))
+    model = _same_or_other_model(config, parts.model)
     try:
         setups, heads = with_heads(
             {name: _setup_of(task, model, parts.anonymizer) for name, task in tasks.items()},
@@ -183,6 +183,8 @@ def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
             config.heads,
         )
         trust = Trust.load(setups, config.certificates, config.scorers, parts.trust.oversight)
+        if parts.plans is not None:
+            follow_profile(parts.plans, config)
     except Exception:
         model.close()
         raise
@@ -209,6 +211,22 @@ def _open_model(config: EdgeConfig, store: ModelStore) -> LocalModel:
         cache_dir=config.cache_folder / "stages",
         adapter=config.model.adapter,
     )
+
+
+def _same_or_other_model(config: EdgeConfig, running: LocalModel) -> LocalModel:
+    """Open what the configuration names; what runs already is not loaded twice."""
+    from edge_agent.local_model import origin_of
+    from partition.store.model_store import ModelStore
+
+    store, model = ModelStore(config.cache_folder, offline=config.offline), config.model
+    wanted = origin_of(
+        _model_path(store, model.name),
+        model.adapter,
+        threads=model.threads,
+        max_memory_mb=model.max_memory_mb,
+        context_tokens=model.context_tokens,
+    )
+    return running.share() if wanted == running.origin else _open_model(config, store)
 
 
 def _model_path(store: ModelStore, name: str) -> Path:

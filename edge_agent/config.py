@@ -129,6 +129,9 @@ class SyncConfig(_Section):
     )
     metered: bool = False  # fetch only when `edge-agent sync` is run by hand
     poll_s: Annotated[float, Field(ge=10)] = 3600.0
+    hint_jitter_s: Annotated[float, Field(ge=0)] = (
+        10.0  # longest wait after a hint: a fleet must not ask all at once
+    )
     soak_s: Annotated[float, Field(ge=0)] = 86_400.0  # of a trial
     min_answers: Annotated[int, Field(ge=0)] = 50  # in a trial
 

@@ -25,11 +25,20 @@ _NUM_SESSIONS: Final = 2  # conversations whose caches are kept: a task's, and a
 class LocalModel:
     """One model that answers one request at a time. Thread-safe: a second caller waits."""
 
-    def __init__(self, stage: OnnxStage, tokenizer: Tokenizer, generator: Generator) -> None:
+    def __init__(
+        self,
+        stage: OnnxStage,
+        tokenizer: Tokenizer,
+        generator: Generator,
+        *,
+        origin: tuple[object, ...] = (),
+    ) -> None:
         """Put the parts together; :meth:`open` makes them."""
         import onnxruntime
 
+        self.origin = origin  # of :func:`origin_of`
         self._lock = threading.Lock()
+        self._num_owners = 1
         self._is_closed = False
         self._stage = stage
         self._tokenizer = tokenizer
@@ -95,7 +104,14 @@ class LocalModel:
             context_tokens=stage.context_tokens,
             num_sessions=_NUM_SESSIONS,
         )
-        return cls(stage, tokenizer, generator)
+        origin = origin_of(
+            path,
+            adapter,
+            threads=threads,
+            max_memory_mb=max_memory_mb,
+            context_tokens=context_tokens,
+        )
+        return cls(stage, tokenizer, generator, origin=origin)
 
     def answer(
         self,
@@ -148,9 +164,18 @@ class LocalModel:
         """The model's tokenizer with its chat template; may be shared between threads."""
         return self._tokenizer
 
-    def close(self) -> None:
-        """Free memory and threads, after the answer that is being written. A second call does nothing."""
+    def share(self) -> LocalModel:
+        """Return this model for one more owner; each closes it once, and the last frees it."""
         with self._lock:
+            self._num_owners += 1
+        return self
+
+    def close(self) -> None:
+        """Free memory and threads, after the answer that is being written. A call more than owners does nothing."""
+        with self._lock:
+            self._num_owners -= 1
+            if self._num_owners > 0:
+                return
             self._is_closed = True
             self._stage.close()
 
@@ -217,6 +242,29 @@ class LocalModel:
             truncated=written.truncated,
             hidden=tuple(prefill.features.tolist()),
         )
+
+
+def origin_of(
+    path: Path,
+    adapter: Path | None,
+    *,
+    threads: int,
+    max_memory_mb: int | None,
+    context_tokens: int,
+) -> tuple[object, ...]:
+    """Say what a model is opened from and how: equal only for the same files, under whatever name.
+
+    Releases share files by hard links, so one that brings only a certificate has the model of the one before.
+    """
+    files = []
+    for place in (path, adapter):
+        members = () if place is None else sorted(place.iterdir()) if place.is_dir() else (place,)
+        stats = [(member.name, member.stat()) for member in members]
+        # The model's own file may have any name; the members of a folder may not.
+        names = [name if place is not None and place.is_dir() else "" for name, _ in stats]
+        ids = [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for _, stat in stats]
+        files.append(tuple(zip(names, ids, strict=True)))
+    return (*files, threads, max_memory_mb, context_tokens)
 
 
 def _entropy(prefill: Prefill) -> float:

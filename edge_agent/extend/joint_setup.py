@@ -48,6 +48,21 @@ def make_plans(
     )
 
 
+def follow_profile(plans: TaskPlans, config: EdgeConfig) -> None:
+    """Have plans that are in use go by the configuration's profile from now on, as a release brought it.
+
+    Raises:
+        ProfileError: The profile is missing or wrong.
+        ConfigError: It says nothing of cloud or link.
+    """
+    if config.cloud.profile is None:
+        return
+    from edge_agent.extend.task_plans import scenario_of
+    from partition.planning.profile import load_profile
+
+    plans.follow(scenario_of(load_profile(config.cloud.profile), codec=config.split.as_codec))
+
+
 def make_joint_route(
     config: EdgeConfig,
     cloud: SessionCloud,

@@ -178,6 +178,16 @@ class TaskPlans:
         self._charge_at = float("-inf")
         self._look_at_battery()
 
+    def follow(self, scenario: Scenario) -> None:
+        """Plan from another profile from now on, and from what it says of the link; requests under way keep their mode."""
+        with self._lock:
+            if scenario == self._scenario:
+                return  # what was learnt since stays
+            self._scenario = scenario
+            self._conditions = Conditions(scenario.link)
+            self._plans.clear()
+            self._charge_at = float("-inf")
+
     def _look_at_battery(self) -> None:
         now = self._clock()
         if now - self._charge_at < CHARGE_EVERY_S:

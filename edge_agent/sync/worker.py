@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TICK_S = 10.0  # how often a trial's time and answers are counted
-HINT_JITTER_S = 60.0
 RETRY_HINTS_S = 60.0
 
 
@@ -61,7 +60,7 @@ class SyncWorker:
         *,
         stay: Stay,
         tick_s: float = TICK_S,
-        jitter_s: float = HINT_JITTER_S,
+        jitter_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the device's own configuration, without any release laid over it.
@@ -71,7 +70,7 @@ class SyncWorker:
             agent: What answers.
             stay: Its time with the release it answers with now.
             tick_s: How often a trial is looked at.
-            jitter_s: A fleet must not ask all at once: the longest wait after a hint.
+            jitter_s: The longest wait after a hint; None: as configured.
             clock: Seconds.
         """
         self._config = config
@@ -79,7 +78,7 @@ class SyncWorker:
         stay.is_counted = True
         self._running = stay.boot.release
         self._tick_s = tick_s
-        self._jitter_s = jitter_s
+        self._jitter_s = config.sync.hint_jitter_s if jitter_s is None else jitter_s
         self._clock = clock
         self._stop = threading.Event()
         self._hinted = threading.Event()
@@ -123,7 +122,8 @@ class SyncWorker:
             except EdgeError as error:
                 logger.warning("sync: %s", error)
             seen, answers = now, count
-            if self._hinted.wait(self._tick_s) and not self._stop.is_set():
+            left = due - self._clock()
+            if self._hinted.wait(min(self._tick_s, left) if left > 0 else self._tick_s):
                 self._hinted.clear()
                 due = min(due, self._clock() + random.uniform(0.0, self._jitter_s))  # noqa: S311
 
