@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -115,10 +114,14 @@ def serve(
         "tls": _given(insecure_loopback=insecure_loopback or None),
     }
     config = load_config(config_path, flags=_given(**flags), environment=os.environ)
-    logging.getLogger("cloud_service").setLevel(logging.INFO)
 
     from cloud_service.backends.choice import make_backend
+    from cloud_service.logs import set_up_logs
     from cloud_service.server import serve as serve_until_signal
+    from cloud_service.traces import set_up_traces
+
+    set_up_logs(config.log_format)
+    end_traces = set_up_traces(config.traces.endpoint, sample_ratio=config.traces.sample_ratio)
 
     def on_ready(server: CloudServer, endpoints: Endpoints) -> None:
         card = server.model_card
@@ -142,7 +145,10 @@ def serve(
         print_json(document)
         sys.stdout.flush()
 
-    asyncio.run(serve_until_signal(config, make_backend=make_backend, on_ready=on_ready))
+    try:
+        asyncio.run(serve_until_signal(config, make_backend=make_backend, on_ready=on_ready))
+    finally:
+        end_traces()
 
 
 cloud_service.add_command(publish)

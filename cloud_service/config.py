@@ -127,6 +127,13 @@ class StateConfig(_Section):
         return self.master_key or self.directory / "master.key"
 
 
+class TracesConfig(_Section):
+    """Where spans go; without an endpoint none are made."""
+
+    endpoint: str | None = None  # OTLP over HTTP, for example http://127.0.0.1:4318/v1/traces
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0  # of the traces that begin here
+
+
 class ReleasesConfig(_Section):
     """What devices may fetch; without a folder this server publishes nothing."""
 
@@ -171,6 +178,7 @@ class CloudConfig(Settings):
     )
     metrics_listen: _Address | None = "127.0.0.1:0"  # Prometheus
     reflection: bool = False
+    log_format: Literal["text", "json"] = "text"
     tls: TlsConfig = TlsConfig()
     backend: Literal["transformers", "openai"] = "transformers"
     model: ModelConfig = ModelConfig()
@@ -182,6 +190,7 @@ class CloudConfig(Settings):
     state: StateConfig = StateConfig()
     tenants: TenantsConfig = TenantsConfig()
     releases: ReleasesConfig = ReleasesConfig()
+    traces: TracesConfig = TracesConfig()
 
     @model_validator(mode="after")
     def _model_server_is_named(self) -> Self:

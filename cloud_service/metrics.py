@@ -73,6 +73,16 @@ class Metrics:
         self.queue_depth = Gauge(
             "tandem_engine_queue_depth", "Requests that wait for the engine.", registry=registry
         )
+        self.queue_seconds = Histogram(
+            "tandem_engine_queue_seconds",
+            "From the engine's door to the first step, by the tenant's class.",
+            ("class",),
+            registry=registry,
+            buckets=_RPC_SECONDS,
+        )
+        self.sessions = Gauge(
+            "tandem_sessions", "Sessions of VERIFY and SPLIT that are kept.", registry=registry
+        )
         self.kv_usage = Gauge(
             "tandem_engine_kv_usage_ratio", "Share of the KV cache in use.", registry=registry
         )
@@ -95,13 +105,15 @@ class Metrics:
         )
         self.first_token_seconds = Histogram(
             "tandem_first_token_seconds",
-            "From arrival to the first token.",
+            "From arrival to the first token, by the tenant's class.",
+            ("class",),
             registry=registry,
             buckets=_TOKEN_SECONDS,
         )
         self.output_token_seconds = Histogram(
             "tandem_output_token_seconds",
-            "Mean seconds per token after the first, by request.",
+            "Mean seconds per token after the first, by request and the tenant's class.",
+            ("class",),
             registry=registry,
             buckets=_TOKEN_SECONDS,
         )

@@ -26,6 +26,7 @@ from prometheus_client import start_http_server
 from cloud_service.backends.backend import Backend, ModelSlot
 from cloud_service.config import CloudConfig, split_address
 from cloud_service.errors import CloudServiceError
+from cloud_service.logs import Event
 from cloud_service.metrics import Metrics
 from cloud_service.model_card import ModelCard
 from cloud_service.releases.service import ReleaseService
@@ -34,6 +35,7 @@ from cloud_service.rpc.interceptors import (
     RunningCalls,
     observed,
     timed,
+    traced,
     translated,
 )
 from cloud_service.rpc.servicers import (
@@ -136,6 +138,7 @@ class CloudServer:
             metrics=self.metrics,
         )
         self._releases = ReleaseService(config.releases)
+        self.metrics.sessions.set_function(lambda: len(self._parts.sessions))
         self._access = Access(
             store,
             tenants,
@@ -180,7 +183,7 @@ class CloudServer:
         backend = await self._make_backend(self._config, self.metrics)
         self._parts.models.fill(backend)
         await self._set_health(_SERVING)
-        logger.info("serving model=%s", backend.card.name)
+        logger.info(Event("serving", model=backend.card.name))
         return Endpoints(
             address=address,
             backend=backend_address,
@@ -216,10 +219,11 @@ class CloudServer:
             self._close_metrics = None
         seconds = time.monotonic() - started_s
         self.metrics.drain_seconds.set(seconds)
-        logger.info("drained s=%.2f", seconds)
+        logger.info(Event("drained", s=round(seconds, 2)))
 
     def _make_server(self) -> grpc.aio.Server:
         guards = (
+            traced,
             observed(self.metrics),
             translated(),
             self._calls.guard,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cloud_service.tenancy.quotas import Quota
+from cloud_service.tenancy.tenants import STANDARD_CLASS
 from partition.console_script import json_option, print_json
 
 if TYPE_CHECKING:
@@ -59,13 +60,24 @@ def tenants() -> None:
 @click.option("--requests-per-s", type=click.FloatRange(0), help="0: no limit.")
 @click.option("--tokens-per-minute", type=click.IntRange(0), help="0: no limit.")
 @click.option("--daily-micro-usd", type=click.IntRange(0), help="Budget a day; 0: no limit.")
+@click.option(
+    "--class",
+    "service_class",
+    default=STANDARD_CLASS,
+    show_default=True,
+    help="A word by which its latencies are told in the metrics.",
+)
 @_config_option
 @json_option
-def add(name: str, config_path: Path, as_json: bool, **limits: float | None) -> None:
+def add(
+    name: str, config_path: Path, service_class: str, as_json: bool, **limits: float | None
+) -> None:
     """Register NAME and print its API key, which is shown this once."""
     quota = Quota(**{key: value for key, value in limits.items() if value is not None})  # type: ignore[arg-type]
     with _register(config_path) as (store, register):
-        key = store.run_here(lambda connection: register.add(connection, name, quota))
+        key = store.run_here(
+            lambda connection: register.add(connection, name, quota, service_class)
+        )
     _show_key(name, key.text, as_json)
 
 
@@ -105,6 +117,7 @@ def list_tenants(config_path: Path, as_json: bool) -> None:
         {
             "tenant": row.tenant.name,
             "active": row.tenant.is_active,
+            "class": row.tenant.service_class,
             "keys": row.num_active_keys,
             "spent_micro_usd": row.tenant.spent_micro_usd,
             **asdict(row.tenant.quota),

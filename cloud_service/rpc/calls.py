@@ -13,6 +13,7 @@ from cloud_service.tenancy.identity import Identity
 from cloud_service.tenancy.quotas import TenantMeter
 from cloud_service.tenancy.tenants import Tenant
 from protos.errors import UnauthenticatedError
+from protos.tracing import Span
 
 _CURRENT: ContextVar[Call] = ContextVar("tandem_call")
 
@@ -31,6 +32,7 @@ class Call:
     known_identity: Identity | None = None
     tenant: Tenant | None = None
     meter: TenantMeter | None = None
+    span: Span = field(default_factory=Span, repr=False)
 
     @property
     def identity(self) -> Identity:

@@ -1,4 +1,4 @@
-"""What every call passes through, whatever it asks: metrics and log > errors > drain > deadline.
+"""What every call passes through, whatever it asks: metrics and log > errors > drain > deadline; a trace goes round them all.
 
 Who calls, and how much they may, comes after these: :mod:`cloud_service.tenancy.access`.
 Each guard is an asynchronous context manager round the handler; :class:`GuardInterceptor` is the one place that knows the
@@ -21,6 +21,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import DecodeError
 
+from cloud_service.logs import Event
 from cloud_service.metrics import Metrics
 from cloud_service.rpc.calls import Call, enter_call
 from protos.errors import (
@@ -32,6 +33,7 @@ from protos.errors import (
     WireError,
     to_status,
 )
+from protos.tracing import continued_span
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +131,25 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         return serialize
 
 
+@contextlib.asynccontextmanager
+async def traced(call: Call) -> AsyncIterator[None]:
+    """Go on with the caller's trace, if it has one and spans are made here."""
+    metadata = call.context.invocation_metadata() or ()
+    with continued_span(f"{call.service}/{call.method}", metadata) as span:
+        call.span = span
+        span.set(rpc__system="grpc", rpc__service=call.service, rpc__method=call.method)
+        try:
+            yield
+        finally:
+            span.set(rpc__grpc__status_code=call.code.value[0])
+            if call.known_identity is not None:
+                span.set(tandem__tenant=call.known_identity.tenant)
+            if call.request_id:
+                span.set(tandem__request_id=call.request_id)
+            if call.code is not grpc.StatusCode.OK:
+                span.fail(call.code.name)
+
+
 def observed(metrics: Metrics) -> Guard:
     """Count, time and log each call: ids, lengths and durations, never content."""
     handled = functools.cache(metrics.rpc_handled.labels)
@@ -159,13 +180,15 @@ def observed(metrics: Metrics) -> Guard:
 def _log(call: Call, seconds: float) -> None:
     who = call.known_identity
     logger.info(
-        "call method=%s code=%s ms=%.1f tenant=%s device=%s request=%s",
-        call.method,
-        call.code.name,
-        seconds * 1000,
-        who.tenant if who else "-",
-        who.device if who else "-",
-        call.request_id or "-",
+        Event(
+            "call",
+            method=call.method,
+            code=call.code.name,
+            ms=round(seconds * 1000, 1),
+            tenant=who.tenant if who else None,
+            device=who.device if who else None,
+            request=call.request_id or None,
+        )
     )
 
 

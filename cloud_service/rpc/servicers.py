@@ -17,6 +17,7 @@ from cloud_service.backends.backend import Backend, ModelSlot
 from cloud_service.config import CloudConfig
 from cloud_service.generation import Completed, EndReason, Interrupt, Prompt, TextDelta
 from cloud_service.metrics import Metrics
+from cloud_service.rpc.answer_account import AnswerAccount
 from cloud_service.rpc.calls import current_call
 from cloud_service.rpc.extend_stream import answer_stream
 from cloud_service.rpc.feedback import store_outcomes
@@ -232,16 +233,18 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncGenerator[tuple[inference_pb2.GenerateResponse, bool], None]:
         """Yield responses, and whether each is the last of a whole answer."""
         chosen, num_characters = list(prompt.resumed_ids), prompt.resumed_characters
+        account = AnswerAccount(current_call(), self._parts.metrics, self._parts.config.prices)
         async with contextlib.aclosing(backend.generate(prompt)) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
+                    account.came(len(event.token_ids) or bool(event.text))
                     chosen += event.token_ids
                     num_characters += len(event.text)
                     delta = inference_pb2.Delta(text=event.text, num_tokens=len(event.token_ids))
                     if event.text:
                         yield inference_pb2.GenerateResponse(delta=delta), False
                 else:
-                    yield self._finished(prompt.identity, event), True
+                    yield _finished(event, account.finish(event.usage)), True
                     return
         point = ResumePoint(
             payload_sha256=digest, num_characters=num_characters, token_ids=tuple(chosen)
@@ -252,37 +255,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
         draining = inference_pb2.Draining(resume_token=token)
         yield inference_pb2.GenerateResponse(draining=draining), False
-
-    def _finished(self, identity: Identity, completed: Completed) -> inference_pb2.GenerateResponse:
-        usage, metrics = completed.usage, self._parts.metrics
-        cost = usage.cost_micro_usd(self._parts.config.prices)
-        tenant = identity.tenant
-        metrics.tokens.labels(tenant, "input").inc(usage.input_tokens)
-        metrics.tokens.labels(tenant, "cached").inc(usage.cached_tokens)
-        metrics.tokens.labels(tenant, "output").inc(usage.output_tokens)
-        metrics.cost_micro_usd.labels(tenant).inc(cost)
-        if (meter := current_call().meter) is not None:
-            meter.charge(usage.input_tokens + usage.output_tokens, time.monotonic())
-        return inference_pb2.GenerateResponse(
-            finished=inference_pb2.Finished(
-                reason=_REASONS[completed.reason],
-                text=completed.text,
-                usage=inference_pb2.Usage(
-                    input_tokens=usage.input_tokens,
-                    output_tokens=usage.output_tokens,
-                    cached_tokens=usage.cached_tokens,
-                    compute_us=usage.compute_us,
-                    queue_us=usage.queue_us,
-                    cost_micro_usd=cost,
-                ),
-                label_scores=[
-                    inference_pb2.LabelScore(
-                        label=score.label, log_probability=score.log_probability
-                    )
-                    for score in completed.label_scores
-                ],
-            )
-        )
 
     async def _complete(
         self, attempt: Attempt, response: inference_pb2.GenerateResponse, ttl_s: float
@@ -302,6 +274,28 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             raise InProgressError(
                 "another call took this request over; ask again", retry_after_s=1.0
             )
+
+
+def _finished(completed: Completed, cost_micro_usd: int) -> inference_pb2.GenerateResponse:
+    usage = completed.usage
+    return inference_pb2.GenerateResponse(
+        finished=inference_pb2.Finished(
+            reason=_REASONS[completed.reason],
+            text=completed.text,
+            usage=inference_pb2.Usage(
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cached_tokens=usage.cached_tokens,
+                compute_us=usage.compute_us,
+                queue_us=usage.queue_us,
+                cost_micro_usd=cost_micro_usd,
+            ),
+            label_scores=[
+                inference_pb2.LabelScore(label=score.label, log_probability=score.log_probability)
+                for score in completed.label_scores
+            ],
+        )
+    )
 
 
 class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):

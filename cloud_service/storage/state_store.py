@@ -69,6 +69,7 @@ TENANTS = sa.Table(
     METADATA,
     sa.Column("tenant", _LABEL, primary_key=True),
     sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("service_class", _LABEL, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("concurrent_calls", sa.Integer, nullable=False),
     sa.Column("requests_per_s", sa.Float, nullable=False),

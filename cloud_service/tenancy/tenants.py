@@ -18,6 +18,8 @@ from cloud_service.tenancy.quotas import Quota
 from protos.errors import PermissionDeniedError, UnauthenticatedError
 
 MAX_ACTIVE_KEYS = 2  # the old and the new one, while a backend changes over
+STANDARD_CLASS = "standard"
+UNREGISTERED_CLASS = "unregistered"
 API_DEVICE = "api"  # the device of a caller that shows an API key
 
 
@@ -28,6 +30,7 @@ class Tenant:
     name: str
     is_active: bool = True
     is_registered: bool = True
+    service_class: str = STANDARD_CLASS  # a word of the operator's, by which latencies are told
     quota: Quota
     spent_micro_usd: int = 0  # today, UTC
 
@@ -51,17 +54,31 @@ class Tenants:
         self._default = default
         self._registered_only = registered_only
 
-    def add(self, connection: sa.Connection, name: str, quota: Quota) -> ApiKey:
+    def add(
+        self,
+        connection: sa.Connection,
+        name: str,
+        quota: Quota,
+        service_class: str = STANDARD_CLASS,
+    ) -> ApiKey:
         """Register a tenant and give it a key.
 
         Raises:
-            TenantError: The name is none, or the tenant exists.
+            TenantError: A name is none, or the tenant exists.
         """
+        if not is_label(service_class):
+            raise TenantError("a class is one word of up to 63 of a-z, 0-9 and inner hyphens")
         if not is_label(name):
             raise TenantError(
                 "a tenant's name is one DNS label: up to 63 of a-z, 0-9 and inner hyphens"
             )
-        values = {"tenant": name, "active": True, "created": time.time(), **asdict(quota)}
+        values = {
+            "tenant": name,
+            "active": True,
+            "service_class": service_class,
+            "created": time.time(),
+            **asdict(quota),
+        }
         if connection.execute(self._store.insert_once(TENANTS, values)).rowcount == 0:
             raise TenantError(f"tenant {name} exists already; rotate its key, or revoke it")
         return self._new_key(connection, name)
@@ -92,7 +109,13 @@ class Tenants:
         """
         if not is_label(name):
             raise TenantError("that is no tenant's name; see `cloud-service tenants list`")
-        values = {"tenant": name, "active": False, "created": time.time(), **asdict(self._default)}
+        values = {
+            "tenant": name,
+            "active": False,
+            "service_class": STANDARD_CLASS,
+            "created": time.time(),
+            **asdict(self._default),
+        }
         connection.execute(self._store.insert_once(TENANTS, values))
         connection.execute(sa.update(TENANTS).where(TENANTS.c.tenant == name).values(active=False))
         connection.execute(sa.delete(API_KEYS).where(API_KEYS.c.tenant == name))
@@ -119,7 +142,11 @@ class Tenants:
         if row is None and not self._registered_only:
             spent = self._spent(connection, name)
             return Tenant(
-                name=name, is_registered=False, quota=self._default, spent_micro_usd=spent
+                name=name,
+                is_registered=False,
+                service_class=UNREGISTERED_CLASS,
+                quota=self._default,
+                spent_micro_usd=spent,
             )
         if row is None or not row.active:
             raise PermissionDeniedError(
@@ -176,6 +203,7 @@ class Tenants:
         return Tenant(
             name=row.tenant,
             is_active=row.active,
+            service_class=row.service_class,
             quota=Quota(
                 concurrent_calls=row.concurrent_calls,
                 requests_per_s=row.requests_per_s,

@@ -186,7 +186,7 @@ class CloudClient:
         with self._calls.call(_INFERENCE, "GetModel") as call:
             stub = inference_pb2_grpc.InferenceServiceStub(call.channel)
             call.sent(request)
-            response = stub.GetModel(request, timeout=deadline_s)
+            response = stub.GetModel(request, timeout=deadline_s, metadata=call.metadata)
             call.received(response)
             self._calls.first_reply(call)
         return CloudModel(
@@ -262,7 +262,7 @@ class CloudClient:
         with self._calls.call(_FEEDBACK, "Report") as call:
             stub = feedback_pb2_grpc.FeedbackServiceStub(call.channel)
             call.sent(request)
-            response = stub.Report(request, timeout=deadline_s)
+            response = stub.Report(request, timeout=deadline_s, metadata=call.metadata)
             call.received(response)
         return int(response.num_stored)
 
@@ -300,7 +300,7 @@ class CloudClient:
             stub = inference_pb2_grpc.InferenceServiceStub(call.channel)
             call.sent(generation.request)
             generation.sent(call.sent_bytes)
-            metadata = ((QUEUED, "1"),) if generation.queued else ()
+            metadata = (*call.metadata, *(((QUEUED, "1"),) if generation.queued else ()))
             stub_call = stub.Generate(generation.request, timeout=left_s, metadata=metadata)
             with reading(stub_call, generation.cancel) as stream:
                 try:

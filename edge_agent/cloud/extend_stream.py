@@ -25,6 +25,7 @@ from partition.extend.frame_messages import (
 from partition.extend.frames import Extend, Mismatch, Reply
 from protos.errors import PreconditionError, UnavailableError, WireError, from_rpc_error
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
+from protos.tracing import trace_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,9 @@ class _Stream:
         self._stack = ExitStack()
         channel = self._stack.enter_context(lend())
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        self._call: Any = stub.Extend(self._outgoing(), timeout=STREAM_DEADLINE_S)
+        self._call: Any = stub.Extend(
+            self._outgoing(), timeout=STREAM_DEADLINE_S, metadata=trace_metadata()
+        )
         self._reader = threading.Thread(target=self._read, name="tandem-extend", daemon=True)
         self._reader.start()
 

@@ -23,6 +23,7 @@ from protos.errors import (
     WireError,
     from_rpc_error,
 )
+from protos.tracing import span, trace_metadata
 
 FRAME_BYTES = 5  # gRPC's prefix of every message
 
@@ -41,6 +42,7 @@ class CallRecord:
         self.sent_bytes = 0
         self.sent_at = 0.0  # seconds on the clock
         self.received_bytes = 0
+        self.metadata = trace_metadata()
         self._clock = clock
 
     def sent(self, message: Any) -> None:
@@ -104,7 +106,7 @@ class GuardedCalls:
         started = self._clock()
         self._metrics.call_started(service, method)
         try:
-            with self._channel.lend() as channel:
+            with span(f"{service}/{method}", kind="CLIENT"), self._channel.lend() as channel:
                 record = CallRecord(channel, self._clock)
                 try:
                     yield record
