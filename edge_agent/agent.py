@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 from edge_agent.cancellation import Cancellation
 from edge_agent.errors import InputError
 from edge_agent.flow import Answer, Request, Route
-from edge_agent.journey import Journey, OnText, Parts
+from edge_agent.journey import Journey
+from edge_agent.parts import Parts
+from edge_agent.showing import OnText
 from edge_agent.sync.running import Stay, begin, sync_folder
 from edge_agent.sync.switch import Switch
 from partition.calibration.records import cluster_of

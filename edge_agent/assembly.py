@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from edge_agent.anonymize.closed import ClosedAnonymizer
 from edge_agent.config import EdgeConfig
 from edge_agent.errors import AnonymizationError, ConfigError
-from edge_agent.journey import Parts
+from edge_agent.parts import Parts
 from edge_agent.preprocess import PREPROCESS_VERSION
 from partition.errors import ModelStoreError
 from partition.fingerprint import Setup
@@ -24,10 +23,8 @@ if TYPE_CHECKING:
     from edge_agent.cloud.observer import CallObserver
     from edge_agent.extend.joint_route import JointRoute
     from edge_agent.extend.task_plans import TaskPlans
-    from edge_agent.keystore import KeyStore
     from edge_agent.local_model import LocalModel
     from edge_agent.metrics import Metrics
-    from partition.oversight.oversight import Oversight
     from partition.store.model_store import ModelStore
 
 logger = logging.getLogger(__name__)
@@ -35,7 +32,6 @@ logger = logging.getLogger(__name__)
 BUILT_IN_TASKS = Path(__file__).parent / "tasks"
 KEY_FILE = "device.key"
 OUTBOX_FILE = "outbox.db"
-OVERSIGHT_FILE = "oversight.db"
 
 
 def assemble(config: EdgeConfig) -> Parts:
@@ -55,6 +51,7 @@ def assemble(config: EdgeConfig) -> Parts:
     from edge_agent.metrics import Metrics
     from edge_agent.outbox.delivery import Delivery
     from edge_agent.outbox.outbox import Outbox, OutboxLimits
+    from edge_agent.supervision import adaptive_rules, open_supervision
     from edge_agent.trust import Trust
     from partition.store.model_store import ModelStore
 
@@ -80,22 +77,34 @@ def assemble(config: EdgeConfig) -> Parts:
         tasks,
         config.heads,
     )
-    oversight = open_oversight(config, keys)
+    watching = open_supervision(config, keys)
+    oversight = watching.oversight
     return Parts(
         tasks=tasks,
         default_task=config.default_task,
         anonymizer=anonymizer,
         model=model,
-        trust=Trust.load(setups, config.certificates, config.scorers, oversight),
+        trust=Trust.load(
+            setups,
+            config.certificates,
+            config.scorers,
+            oversight,
+            adaptive=adaptive_rules(config, tasks),
+        ),
         cloud=cloud,
         delivery=Delivery(
-            outbox, cloud, judge=oversight.judged_by_text if oversight is not None else None
+            outbox,
+            cloud,
+            judge=oversight.judged_by_text if oversight is not None else None,
+            purse=watching.purse,
         ),
         metrics=metrics,
         record_key=keys.derive("records"),
         joint=None if cloud is None else _make_joint(config, store, cloud, plans),
         plans=plans,
         heads=heads,
+        purse=watching.purse,
+        desk=watching.desk,
     )
 
 
@@ -139,30 +148,6 @@ def _open_anonymizer(config: EdgeConfig, store: ModelStore) -> Anonymizer | Clos
         return ClosedAnonymizer(str(error))
 
 
-def open_oversight(config: EdgeConfig, keys: KeyStore) -> Oversight | None:
-    """Open what remembers audits; None when nothing is audited."""
-    if config.audit.rate == 0.0:
-        return None
-    from partition.errors import PartitionError
-    from partition.oversight.audit import AuditPlan
-    from partition.oversight.oversight import Oversight
-
-    try:
-        plan = AuditPlan(
-            secret=keys.derive("audit"),
-            rate=config.audit.rate,
-            deadline_s=config.audit.deadline_days * 86400,
-        )
-        return Oversight(
-            config.state_folder / OVERSIGHT_FILE,
-            plan=plan,
-            clock=time.time,
-            on_alarm=config.audit.on_alarm,
-        )
-    except PartitionError as error:
-        raise ConfigError(str(error)) from error
-
-
 def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
     """Make the parts that a release brings: model, tasks, certificates, scorers and plan; everything else stays.
 
@@ -172,6 +157,7 @@ def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
     """
     from edge_agent.extend.joint_setup import follow_profile
     from edge_agent.labelling import with_heads
+    from edge_agent.supervision import adaptive_rules
     from edge_agent.trust import Trust
 
     tasks = _load_tasks(config)
@@ -182,7 +168,13 @@ def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
             tasks,
             config.heads,
         )
-        trust = Trust.load(setups, config.certificates, config.scorers, parts.trust.oversight)
+        trust = Trust.load(
+            setups,
+            config.certificates,
+            config.scorers,
+            parts.trust.oversight,
+            adaptive=adaptive_rules(config, tasks),
+        )
         if parts.plans is not None:
             follow_profile(parts.plans, config)
     except Exception:

@@ -71,7 +71,10 @@ def run_batch(
         RecordWriter(record) if record is not None else nullcontext() as records,
         ThreadPoolExecutor(parallel) as threads,
     ):
-        for done in _answers(agent, threads, task, source, num_done, parallel):
+        needs_local = record is not None
+        for done in _answers(
+            agent, threads, task, source, num_done, parallel, needs_local=needs_local
+        ):
             try:
                 _write_whole(file, to_bytes(done.line))
             except OSError as error:
@@ -112,6 +115,8 @@ def _answers(
     source: Path,
     num_done: int,
     parallel: int,
+    *,
+    needs_local: bool,
 ) -> Iterator[_Done]:
     """Yield the lines in order, with at most ``2 * parallel`` requests read ahead of the writer."""
     under_way: deque[Future[_Done]] = deque()
@@ -120,7 +125,7 @@ def _answers(
         line: RequestLine | None = None
         try:
             line = parse_line(raw, number)
-            request = line.to_request(task, source.parent)
+            request = replace(line.to_request(task, source.parent), needs_local=needs_local)
             found = agent.ask(request)
         except (EdgeError, PartitionError, WireError) as error:
             return _Done(line=error_line(line.id if line else None, str(error)))

@@ -19,17 +19,19 @@ Paths in a file are relative to the file.
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from partition.extend.activations import Codec
 from partition.oversight.audit import OnAlarm
+from partition.oversight.budget import GivesWay
 from partition.settings import NESTED, Settings, load_settings
 from partition.stages.stage_range import Precision
 
@@ -97,12 +99,49 @@ class OutboxConfig(_Section):
     max_age_days: Annotated[float, Field(gt=0)] = 90.0
 
 
+class Auditor(enum.StrEnum):
+    """Who judges audited answers."""
+
+    CLOUD = "cloud"  # by its own answer
+    PERSON = "person"  # with `edge-agent audits judge`
+
+
 class AuditConfig(_Section):
-    """Which local answers of certified tasks the cloud checks afterwards, and what too many errors do."""
+    """Which local answers are checked afterwards, by whom, and what too many errors do."""
 
     rate: Annotated[float, Field(ge=0, le=1)] = 0.0  # 0.01 to 0.05 is usual; 0: none
     deadline_days: Annotated[float, Field(gt=0)] = 7.0  # unjudged by then counts as an error
     on_alarm: OnAlarm = OnAlarm.CLOUD
+    by: Auditor = Auditor.CLOUD
+
+
+class BudgetConfig(_Section):
+    """What the cloud may cost in a day (UTC), and what gives way when that is not enough."""
+
+    daily_usd: Annotated[float, Field(ge=0, le=1e6)] | None = None  # None: no limit
+    gives_way: GivesWay = GivesWay.QUEUE
+    audit_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of it, reserved for audits
+    usd_per_million_input_tokens: Annotated[float, Field(ge=0)] = 0.0
+    usd_per_million_output_tokens: Annotated[float, Field(ge=0)] = 0.0
+    cloud_accuracy: Annotated[float, Field(gt=0, le=1)] = 1.0  # how often the cloud is right
+
+    @model_validator(mode="after")
+    def _has_prices(self) -> Self:
+        if self.daily_usd is not None and not (
+            self.usd_per_million_input_tokens or self.usd_per_million_output_tokens
+        ):
+            raise ValueError(
+                "a daily budget needs usd_per_million_input_tokens or usd_per_million_output_tokens"
+            )
+        return self
+
+
+class AdaptiveConfig(_Section):
+    """Tasks whose threshold follows the audits instead of a certificate: a long-run average, and no confidence."""
+
+    tasks: tuple[str, ...] = ()
+    max_error: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    start: Annotated[float, Field(ge=0, le=1)] = 0.95  # the first threshold on the probability
 
 
 class HttpConfig(_Section):
@@ -153,6 +192,8 @@ class EdgeConfig(Settings):
     anonymizer: AnonymizerConfig = AnonymizerConfig()
     outbox: OutboxConfig = OutboxConfig()
     audit: AuditConfig = AuditConfig()
+    budget: BudgetConfig = BudgetConfig()
+    adaptive: AdaptiveConfig = AdaptiveConfig()
     http: HttpConfig = HttpConfig()
     sync: SyncConfig = SyncConfig()
     tasks: tuple[Path, ...] = ()

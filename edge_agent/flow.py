@@ -69,6 +69,7 @@ class Request:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    needs_local: bool = False  # ask the local model even where its answer cannot stand; for records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,7 @@ class Decision:
 
     route: Route
     reason: str  # one sentence for the operator; never request text
+    flagged: bool = False  # a local answer below its threshold, given because the budget is spent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,3 +159,4 @@ class Answer:
     num_replaced: Mapping[Entity, int]  # identifiers replaced by surrogates
     num_unknown_surrogates: int = 0  # in the answer, that the model invented
     local: LocalResult | None = None  # None when the local model was not asked, or failed
+    flagged: bool = False  # LOCAL, but below the threshold: nothing is promised of it

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from edge_agent.auditing import Auditing
 from edge_agent.cancellation import Cancellation
-from edge_agent.cloud.cloud import Cloud, CloudAnswer, GenerateOptions
+from edge_agent.cloud.cloud import CloudAnswer, GenerateOptions
 from edge_agent.confidence import assess
-from edge_agent.errors import (
-    AnonymizationError,
-    InputError,
-    OutboxError,
-    RequestStoppedError,
-)
+from edge_agent.errors import AnonymizationError, RequestStoppedError
 from edge_agent.extend.after_prefix import AfterPrefix
 from edge_agent.flow import (
     Answer,
@@ -29,69 +23,23 @@ from edge_agent.flow import (
     Usage,
 )
 from edge_agent.labelling import relabelled
+from edge_agent.parts import Parts
 from edge_agent.preprocess import prepare
+from edge_agent.purse import Grant
 from edge_agent.restore import Restored, StreamRestorer, restore
-from edge_agent.router import Situation, decide
+from edge_agent.router import Situation, decide, give_way
+from edge_agent.showing import OnText, Showing
 from edge_agent.stopwatch import Stopwatch
 from partition.errors import PartitionError
 from partition.task import Message, Task, TaskKind
 
 if TYPE_CHECKING:
     from edge_agent.anonymize.anonymized import Anonymized
-    from edge_agent.anonymize.anonymizer import Anonymizer
-    from edge_agent.anonymize.closed import ClosedAnonymizer
-    from edge_agent.extend.joint_route import JointRoute
-    from edge_agent.extend.task_plans import TaskPlans
-    from edge_agent.local_model import LocalModel
-    from edge_agent.metrics import Metrics
-    from edge_agent.outbox.delivery import Delivery
-    from edge_agent.trust import Trust
     from edge_agent.vault import Vault
-    from partition.calibration.label_head import LabelHead
 
 logger = logging.getLogger(__name__)
 
-OnText = Callable[[str], None]
 _STOPPED = "the caller gave up; ask again if the answer is still wanted"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Parts:
-    """What a request passes through on this device; each part is thread-safe."""
-
-    tasks: Mapping[str, Task]
-    default_task: str
-    anonymizer: Anonymizer | ClosedAnonymizer
-    model: LocalModel
-    trust: Trust
-    cloud: Cloud | None  # None: this agent works alone
-    delivery: Delivery
-    metrics: Metrics
-    joint: JointRoute | None = None  # None: the cloud writes alone
-    plans: TaskPlans | None = None  # None: nothing to choose between ways to the cloud
-    heads: Mapping[str, LabelHead] = field(default_factory=dict)  # by task
-    record_key: bytes = field(
-        default=b"", repr=False
-    )  # secret under which records name near-duplicates
-
-    def task(self, name: str) -> Task:
-        """Find a task.
-
-        Raises:
-            InputError: There is none of that name.
-        """
-        try:
-            return self.tasks[name]
-        except KeyError:
-            names = ", ".join(sorted(self.tasks))
-            raise InputError(f"unknown task; this agent has {names}") from None
-
-    @property
-    def why_no_cloud(self) -> str:
-        """Why the cloud cannot be asked now, in one sentence; empty when it can."""
-        if self.cloud is None:
-            return "this agent works without a cloud"
-        return self.cloud.why_unavailable
 
 
 class Journey:
@@ -130,14 +78,17 @@ class Journey:
             prepared = prepare(self._request, task)
         with watch.step("anonymize"):
             messages = self._anonymize(prepared)
-        with watch.step("local_model"):
-            local = self._answer_locally(task, messages)
-        with watch.step("confidence"):
-            confidence = self._assess(local, task)
+        local, confidence = None, None
+        is_skipped = self._skips_local(task)
+        if not is_skipped:
+            local, confidence = self._answer_here(task, messages)
         with watch.step("router"):
             decision = self._decide(confidence, task, parts.why_no_cloud)
+        auditing = Auditing(parts, task, self._request, is_anonymized=self._anonymized is not None)
+        is_audited = auditing.draws(local, confidence, decision)
         if decision.route is Route.CLOUD:
-            cloud = self._ask_cloud(task)
+            grant = self._ask_purse(task, confidence)
+            cloud = grant.why_not or self._ask_cloud(task, grant)
             if not isinstance(cloud, str):
                 decision = Decision(route=cloud.route, reason=decision.reason)
                 return self._answer(
@@ -148,11 +99,24 @@ class Journey:
                     model=cloud.fingerprint,
                     usage=cloud.usage,
                 )
-            decision = self._decide(confidence, task, cloud)
+            if is_skipped:  # now it is needed after all
+                local, confidence = self._answer_here(task, messages)
+            if grant.why_not and parts.purse is not None:
+                decision = give_way(
+                    decision,
+                    gives_way=parts.purse.gives_way,
+                    why=grant.why_not,
+                    policy=task.policy,
+                    has_local=local is not None,
+                )
+            else:
+                decision = self._decide(confidence, task, cloud)
         if decision.route is Route.QUEUED:
             self._put_into_outbox(task)
-        elif self._is_audited(task, local, confidence, decision):
-            decision = self._send_for_audit(task, decision)
+        elif is_audited and local is not None:
+            decision = auditing.hand_over(
+                local, decision, messages=messages, send=lambda: self._put_into_outbox(task)
+            )
         return self._answer_of_device(local, decision, confidence)
 
     # --- the steps
@@ -166,6 +130,28 @@ class Journey:
             logger.warning("request %s stays on the device: %s", self._request.id, error)
             return prepared.messages
         return self._anonymized.messages
+
+    def _answer_here(
+        self, task: Task, messages: tuple[Message, ...]
+    ) -> tuple[LocalAnswer | None, Confidence | None]:
+        with self._watch.step("local_model"):
+            local = self._answer_locally(task, messages)
+        with self._watch.step("confidence"):
+            return local, self._assess(local, task)
+
+    def _skips_local(self, task: Task) -> bool:
+        """Tell whether the local answer would be thrown away however sure it were: then the model is not asked.
+
+        So it is while a certificate is suspended or missing and nothing uncertified may stand, or by policy. Where the cloud
+        or the budget lets the request down afterwards, the model is asked then.
+        """
+        if self._request.needs_local:
+            return False
+        decisions = self._decisions_at_extremes(task)
+        if any(decision.route is not Route.CLOUD for decision in decisions):
+            return False
+        self._why_no_local = f"the model was not asked, because of {decisions[-1].reason}"
+        return True
 
     def _answer_locally(self, task: Task, messages: tuple[Message, ...]) -> LocalAnswer | None:
         show = self._restorer() if self._text_stands_anyway(task) else None
@@ -213,16 +199,43 @@ class Journey:
         """Tell whether the local text will be the answer whatever its confidence, so that it may be streamed at once."""
         if self._on_text is None:
             return False
-        why_no_cloud = self._parts.why_no_cloud
-        extremes = (
-            Confidence(probability=0.0, score=float("-inf")),
-            Confidence(probability=1.0, score=float("inf")),
-        )
-        routes = {self._decide(extreme, task, why_no_cloud).route for extreme in extremes}
+        routes = {decision.route for decision in self._decisions_at_extremes(task)}
         self._text_stood = routes <= {Route.LOCAL, Route.QUEUED}
         return self._text_stood
 
-    def _ask_cloud(self, task: Task) -> CloudAnswer | str:
+    def _decisions_at_extremes(self, task: Task) -> tuple[Decision, Decision]:
+        """What would be decided of the least and of the most sure answer."""
+        why_no_cloud = self._parts.why_no_cloud
+        least = Confidence(probability=0.0, score=float("-inf"))
+        most = Confidence(probability=1.0, score=float("inf"))
+        return self._decide(least, task, why_no_cloud), self._decide(most, task, why_no_cloud)
+
+    def _ask_purse(self, task: Task, confidence: Confidence | None) -> Grant:
+        purse = self._parts.purse
+        if purse is None:
+            return Grant()
+        assert self._anonymized is not None
+        messages = task.render(self._anonymized.messages)
+        return purse.ask(
+            num_bytes=sum(len(message.text.encode()) for message in messages),
+            max_output_tokens=GenerateOptions.of(self._request, task).max_output_tokens,
+            probability=confidence.probability if confidence is not None else None,
+        )
+
+    def _ask_cloud(self, task: Task, grant: Grant) -> CloudAnswer | str:
+        """As :meth:`_call_cloud`, and enter what it cost."""
+        answer: CloudAnswer | str = ""
+        try:
+            answer = self._call_cloud(task)
+        finally:
+            purse = self._parts.purse
+            if purse is not None and not isinstance(answer, str):
+                purse.settle(grant, answer.usage)
+            elif purse is not None and not self._sent_bytes:
+                purse.settle(grant, None)  # what left and got no answer may have been billed
+        return answer
+
+    def _call_cloud(self, task: Task) -> CloudAnswer | str:
         """Return the cloud's answer, or in one sentence why there is none for now.
 
         Raises:
@@ -268,7 +281,7 @@ class Journey:
         return answer
 
     def _answer_jointly(
-        self, task: Task, options: GenerateOptions, show: _Showing
+        self, task: Task, options: GenerateOptions, show: Showing
     ) -> CloudAnswer | str:
         """Have device and cloud answer together, by VERIFY or SPLIT; else return what was shown of the answer so far."""
         if self._parts.joint is None or task.kind is not TaskKind.GENERATE:
@@ -292,35 +305,6 @@ class Journey:
         assert self._vault is not None
         with self._watch.step("outbox"):
             self._parts.delivery.put(self._anonymized, self._vault, self._request, task)
-
-    def _is_audited(
-        self,
-        task: Task,
-        local: LocalAnswer | None,
-        confidence: Confidence | None,
-        decision: Decision,
-    ) -> bool:
-        """Let a watched certificate learn from this request; tell whether its local answer is to be checked."""
-        if local is None or confidence is None:
-            return False
-        # The cloud can judge where a label is the whole answer, and only what may be sent to it.
-        can_be_judged = (
-            decision.route is Route.LOCAL
-            and task.kind is TaskKind.CLASSIFY
-            and task.policy.may_leave_device
-            and self._parts.cloud is not None
-            and self._anonymized is not None
-        )
-        judged = local.text if can_be_judged else None
-        return self._parts.trust.saw(task, self._request.id, confidence, judged)
-
-    def _send_for_audit(self, task: Task, decision: Decision) -> Decision:
-        try:
-            self._put_into_outbox(task)
-        except OutboxError as error:  # the answer stands; the audit will count as an error
-            logger.warning("request %s cannot be audited: %s", self._request.id, error)
-            return decision
-        return replace(decision, reason=f"{decision.reason}; drawn for an audit by the cloud")
 
     # --- the answer
 
@@ -377,6 +361,7 @@ class Journey:
             num_replaced=self._anonymized.num_replaced if self._anonymized is not None else {},
             num_unknown_surrogates=restored.num_unknown,
             local=result,
+            flagged=decision.flagged,
         )
 
     # --- surrogates back to originals
@@ -384,27 +369,10 @@ class Journey:
     def _restore(self, text: str) -> Restored:
         return restore(text, self._vault) if self._vault is not None else Restored(text, 0)
 
-    def _restorer(self) -> _Showing:
-        return _Showing(
-            StreamRestorer(self._vault) if self._vault is not None else None, self._emit
-        )
+    def _restorer(self) -> Showing:
+        return Showing(StreamRestorer(self._vault) if self._vault is not None else None, self._emit)
 
     def _emit(self, text: str) -> None:
         if text and self._on_text is not None:
             self._streamed += text
             self._on_text(text)
-
-
-class _Showing:
-    """Restores the pieces of one stream and passes them on."""
-
-    def __init__(self, restorer: StreamRestorer | None, emit: OnText) -> None:
-        self._restorer = restorer
-        self._emit = emit
-
-    def feed(self, piece: str) -> None:
-        self._emit(self._restorer.feed(piece) if self._restorer is not None else piece)
-
-    def finish(self) -> None:
-        if self._restorer is not None:
-            self._emit(self._restorer.finish())

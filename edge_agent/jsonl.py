@@ -111,6 +111,8 @@ def answer_line(reference: str | int | None, answer: Answer) -> dict[str, Any]:
     }
     if answer.num_unknown_surrogates:
         line["unknown_surrogates"] = answer.num_unknown_surrogates
+    if answer.flagged:
+        line["flagged"] = True
     return line
 
 

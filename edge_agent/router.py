@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_agent.flow import Confidence, Decision, Route
+from partition.oversight.budget import GivesWay
 from partition.task import Policy, WhenUnreachable
 
 
@@ -14,6 +15,8 @@ class Threshold:
 
     certificate: str = ""  # why a certified threshold holds; empty: the task's own threshold
     least_score: float = 0.0  # of a certificate; compared with the raw score, which has no ties
+    adaptive: str = ""  # what an adaptive threshold is called: it promises no confidence
+    least_probability: float = 0.0  # of an adaptive threshold
     why_suspended: str = (
         ""  # by an alarm: nothing stands by itself; a sentence without request text
     )
@@ -67,6 +70,41 @@ def decide(confidence: Confidence | None, policy: Policy, situation: Situation) 
     )
 
 
+def give_way(
+    decision: Decision,
+    *,
+    gives_way: GivesWay,
+    why: str,
+    policy: Policy,
+    has_local: bool,
+) -> Decision:
+    """Choose again for a request that should go to the cloud and may not cost what it would.
+
+    Args:
+        decision: CLOUD, and why.
+        gives_way: The operator's choice.
+        why: What the budget says, a sentence.
+        policy: Of the task.
+        has_local: There is a local answer.
+
+    Returns:
+        QUEUED, REFUSED, or LOCAL with a flag: an answer below its threshold is never passed off as a sure one.
+    """
+    reason = f"{decision.reason}, and {why}"
+    if gives_way is GivesWay.QUEUE:
+        return Decision(
+            route=Route.QUEUED,
+            reason=f"{reason}: provisional, queued until the budget allows it",
+        )
+    if gives_way is GivesWay.FLAG and has_local and policy.may_stay_local:
+        return Decision(
+            route=Route.LOCAL,
+            reason=f"{reason}: the local answer, flagged as below its threshold",
+            flagged=True,
+        )
+    return Decision(route=Route.REFUSED, reason=f'{reason} (budget gives_way = "{gives_way}")')
+
+
 def _is_sure(
     confidence: Confidence | None, policy: Policy, situation: Situation
 ) -> tuple[bool, str]:
@@ -79,6 +117,11 @@ def _is_sure(
     if threshold is not None:
         if threshold.why_suspended:
             return False, threshold.why_suspended
+        if threshold.adaptive:
+            name = f"the threshold {threshold.least_probability:.3f} ({threshold.adaptive})"
+            if confidence.probability >= threshold.least_probability:
+                return True, f"confidence reaches {name}"
+            return False, f"confidence {confidence.probability:.2f} is below {name}"
         if confidence.score >= threshold.least_score:
             return True, f"score reaches the certified threshold ({threshold.certificate})"
         return False, "score is below the certified threshold"

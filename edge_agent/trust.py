@@ -19,7 +19,8 @@ from edge_agent.router import Threshold
 from partition.calibration.certificate import Certificate
 from partition.calibration.scorer import Scorer
 from partition.errors import CalibrationError, OversightError, PartitionError
-from partition.fingerprint import UNSCORED, Setup, fingerprint
+from partition.fingerprint import UNSCORED, Loss, Setup, fingerprint
+from partition.oversight.adaptive import LABEL, AdaptiveThreshold
 from partition.task import Task
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Trust:
         certificates: Mapping[str, Certificate] | None = None,
         scorers: Mapping[str, Scorer] | None = None,
         oversight: Oversight | None = None,
+        adaptive: Mapping[str, AdaptiveThreshold] | None = None,
     ) -> None:
         """Judge every task once.
 
@@ -54,7 +56,9 @@ class Trust:
             certificates: By task name.
             scorers: By task name.
             oversight: Audits and alarms; None: certificates stand unwatched.
+            adaptive: Where the thresholds of the tasks start that follow audits instead of a certificate; needs an oversight.
         """
+        self._adaptive = dict(adaptive or {})
         self._oversight = oversight
         self._setups = dict(setups)
         self._scorers = dict(scorers or {})
@@ -63,6 +67,8 @@ class Trust:
         }
         for name in self.certified_tasks:
             self._watch(name, (certificates or {})[name])
+        for name in setups:
+            self._follow(name)
 
     @classmethod
     def load(
@@ -71,6 +77,8 @@ class Trust:
         certificates: Path | None,
         scorers: Path | None,
         oversight: Oversight | None = None,
+        *,
+        adaptive: Mapping[str, AdaptiveThreshold] | None = None,
     ) -> Trust:
         """Read ``<task>.json`` of each folder for the tasks that have one.
 
@@ -92,6 +100,7 @@ class Trust:
             certificates=found_certificates,
             scorers=found_scorers,
             oversight=oversight,
+            adaptive=adaptive,
         )
 
     @property
@@ -104,7 +113,9 @@ class Trust:
         """Names of the tasks whose certificate holds here."""
         return tuple(
             sorted(
-                name for name, verdict in self._verdicts.items() if verdict.threshold is not None
+                name
+                for name, verdict in self._verdicts.items()
+                if verdict.threshold is not None and name not in self._adaptive
             )
         )
 
@@ -113,7 +124,9 @@ class Trust:
         return self._scorers.get(task.name)
 
     def verdict(self, task: Task) -> Verdict:
-        """Whether the task's certificate holds here and now, or why not."""
+        """Whether the task's certificate holds here and now, or why not; of an adaptive task, where its threshold is."""
+        if task.name in self._adaptive:
+            return self._adaptive_verdict(task.name)
         verdict = self._verdicts[task.name]
         if self._oversight is None or verdict.threshold is None:
             return verdict
@@ -129,30 +142,52 @@ class Trust:
             return _suspended(verdict.threshold, why)
         return Verdict(threshold=replace(verdict.threshold, least_score=standing.threshold))
 
-    def saw(self, task: Task, request_id: str, confidence: Confidence, local: str | None) -> bool:
-        """Learn from one request of a certified task: its score, and by lot an audit of its local answer.
+    def saw(
+        self,
+        task: Task,
+        request_id: str,
+        confidence: Confidence,
+        *,
+        stood: bool,
+        judged: str | None,
+    ) -> bool:
+        """Learn from one request of a watched task: its score, and by lot an audit of its local answer.
 
         Args:
             task: Of the request.
             request_id: Its own.
             confidence: Of the local answer.
-            local: The local answer if it stood by itself (route LOCAL), surrogates not restored; None otherwise.
+            stood: The local answer stood by itself (route LOCAL).
+            judged: It, surrogates not restored, if somebody can judge it; None otherwise.
 
         Returns:
-            Whether the answer is to be audited: have it judged, and tell the oversight. Never for a task without a
-            certificate.
+            Whether the answer is to be audited: have it judged, and tell the oversight. Never for a task that is not watched.
         """
-        if self._oversight is None or self._verdicts[task.name].threshold is None:
+        oversight, is_adaptive = self._oversight, task.name in self._adaptive
+        if oversight is None or not (
+            is_adaptive or self._verdicts[task.name].threshold is not None
+        ):
             return False
         try:
-            self._oversight.saw_score(task.name, confidence.score)
-            if local is None or not self._oversight.begin_audit(task.name, request_id, local):
-                return False
-            self._oversight.expire_audits()
+            oversight.saw_score(task.name, confidence.score)
+            is_audited = (
+                stood
+                and judged is not None
+                and oversight.begin_audit(task.name, request_id, judged)
+            )
+            if is_adaptive:
+                oversight.adapt(task.name, stood=stood, is_audited=is_audited)
+            if is_audited:
+                oversight.expire_audits()
         except OversightError as error:
             logger.warning("request %s could not be noted for audits: %s", request_id, error)
             return False
-        return True
+        return is_audited
+
+    def audit_name(self, request_id: str) -> str:
+        """What stands for an audited request in files."""
+        assert self._oversight is not None  # or there would be no audits
+        return self._oversight.name_of(request_id)
 
     def setup_sha256(self, task: Task) -> str:
         """Digest of what shapes a local answer of this task; stands in each calibration record."""
@@ -165,6 +200,41 @@ class Trust:
             self._oversight.watch(name, certificate)
         except OversightError as error:
             logger.warning("the certificate of task %s cannot be watched: %s", name, error)
+
+    def _follow(self, name: str) -> None:
+        if self._oversight is None:
+            return
+        try:
+            if name in self._adaptive:
+                scorer = self._scorers.get(name)
+                self._oversight.follow(
+                    name,
+                    "adaptive "
+                    + fingerprint(
+                        setup_sha256=self._setups[name].sha256,
+                        scorer_sha256=scorer.sha256 if scorer is not None else UNSCORED,
+                        task=name,
+                        loss=Loss.DISAGREEMENT,
+                    ),
+                    self._adaptive[name],
+                )
+            else:
+                self._oversight.unfollow(name)
+        except OversightError as error:
+            logger.warning("the adaptive threshold of task %s cannot be kept: %s", name, error)
+
+    def _adaptive_verdict(self, name: str) -> Verdict:
+        start = self._adaptive[name]
+        threshold = Threshold(least_probability=start.threshold, adaptive=LABEL)
+        if self._oversight is None:
+            return Verdict(threshold=_why(threshold, "an adaptive threshold needs audits"))
+        try:
+            state = self._oversight.adaptive(name)
+        except OversightError as error:
+            return Verdict(threshold=_why(threshold, f"the threshold cannot be read: {error}"))
+        if state is None:
+            return Verdict(threshold=_why(threshold, "the adaptive threshold is not kept"))
+        return Verdict(threshold=replace(threshold, least_probability=state.threshold))
 
     def _judge(self, name: str, certificate: Certificate | None) -> Verdict:
         if certificate is None:
@@ -189,7 +259,11 @@ class Trust:
 
 
 def _suspended(threshold: Threshold, why: str) -> Verdict:
-    return Verdict(threshold=replace(threshold, why_suspended=why))
+    return Verdict(threshold=_why(threshold, why))
+
+
+def _why(threshold: Threshold, why: str) -> Threshold:
+    return replace(threshold, why_suspended=why)
 
 
 def _file(folder: Path | None, name: str) -> Path | None:

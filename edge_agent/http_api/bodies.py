@@ -301,6 +301,7 @@ def extension_of(answer: Answer) -> Json:
         "route": answer.route.value,
         "reason": answer.reason,
         "confidence": answer.confidence,
+        "flagged": answer.flagged,
         "model": answer.model,
         "sent_bytes": answer.sent_bytes,
         "num_replaced": {entity.value: number for entity, number in answer.num_replaced.items()},

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from edge_agent.cancellation import Cancellation
-from edge_agent.cloud.cloud import Cloud, GenerateOptions, Outcome
+from edge_agent.cloud.cloud import Cloud, CloudAnswer, GenerateOptions, Outcome
 from edge_agent.errors import ConfigError, InputError, OutboxError, VaultError
 from edge_agent.flow import Answer, Request, Route
 from edge_agent.outbox.outbox import Kind, Leased, Outbox, OutboxCounts, State
 from edge_agent.outbox.queued import LateAnswer, QueuedReport, QueuedRequest, content_of
+from edge_agent.purse import Grant
 from edge_agent.restore import restore
 from edge_agent.sealing import SealBrokenError
 from edge_agent.vault import Vault
@@ -30,8 +31,11 @@ from partition.task import Task
 
 if TYPE_CHECKING:
     from edge_agent.anonymize.anonymized import Anonymized
+    from edge_agent.purse import Purse
 
 logger = logging.getLogger(__name__)
+
+_BUDGET_PAUSE_S = 600.0  # between two looks at the budget, for what waits for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,7 @@ class Delivery:
         settings: DeliverySettings | None = None,
         on_answer: Callable[[str], None] | None = None,
         judge: Callable[[str, str], bool] | None = None,
+        purse: Purse | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Put the parts together; starts nothing.
@@ -76,6 +81,7 @@ class Delivery:
             on_answer: Called with the request id when a late answer is stored, from the delivering thread.
             judge: Called with the request id and the cloud's text of each late answer. True: the request was sent only to
                 audit a local answer, so nobody waits for this one and it is not kept.
+            purse: What deliveries may cost; None: no limit.
             jitter: Makes numbers in [0, 1).
         """
         self._outbox = outbox
@@ -83,6 +89,7 @@ class Delivery:
         self._settings = settings or DeliverySettings()
         self._on_answer = on_answer
         self._judge = judge
+        self._purse = purse
         self._jitter = jitter
         self._closed = Cancellation()
         self._wake = threading.Event()  # something new waits
@@ -338,21 +345,42 @@ class Delivery:
             self._outbox.done(leased)
             return None
         request = leased.payload.open(QueuedRequest.from_sealed)
+        grant = self._ask_purse(request)
+        if grant.why_not:
+            self._outbox.fail(leased, reason=grant.why_not, pause_s=_BUDGET_PAUSE_S, counts=False)
+            return None
         started = time.monotonic()
-        answer = self._cloud.generate(
-            request.anonymized,
-            options=request.options,
-            deadline_s=deadline_s,
-            cancel=self._closed,
-            queued=True,
-            num_attempts=1,  # the pauses between attempts are this file's
-        )
+        answer: CloudAnswer | None = None
+        try:
+            answer = self._cloud.generate(
+                request.anonymized,
+                options=request.options,
+                deadline_s=deadline_s,
+                cancel=self._closed,
+                queued=True,
+                num_attempts=1,  # the pauses between attempts are this file's
+            )
+        finally:
+            if self._purse is not None:
+                # A failed attempt is asked for again; the cloud bills a request id once.
+                self._purse.settle(grant, answer.usage if answer is not None else None)
         cloud_ms = (time.monotonic() - started) * 1000
         if self._judge is not None and self._judge(request.anonymized.request_id, answer.text):
             self._outbox.done(leased)
             return None
         self._outbox.done(leased, LateAnswer.of(answer, request, cloud_ms=cloud_ms))
         return request.anonymized.request_id
+
+    def _ask_purse(self, request: QueuedRequest) -> Grant:
+        if self._purse is None:
+            return Grant()
+        anonymized = request.anonymized
+        messages = anonymized.task.render(anonymized.messages)
+        return self._purse.ask_queued(
+            anonymized.request_id,
+            num_bytes=sum(len(message.text.encode()) for message in messages),
+            max_output_tokens=request.options.max_output_tokens,
+        )
 
     def _bury(self, leased: Leased, reason: str) -> None:
         if self._outbox.bury(leased, reason=reason):

@@ -50,8 +50,9 @@ def train_head(records: Sequence[Record], *, percent: int = 100) -> HeadTraining
     hidden, truth = _arrays(chosen)
     labels, counts = np.unique(truth, return_counts=True)
     if len(labels) < 2 or counts.min() < _MIN_EACH:
+        rarest = int(counts.min()) if len(counts) else 0
         raise CalibrationError(
-            f"{len(labels)} labels, the rarest with {int(counts.min())} records: a head needs two labels and {_MIN_EACH} of "
+            f"{len(labels)} labels, the rarest with {rarest} records that differ in more than digits: a head needs two labels and {_MIN_EACH} of "
             "each; label more"
         )
     with threadpool_limits(limits=1):  # matrices this small lose by threads

@@ -147,3 +147,11 @@ def ask_for_audit(
     if spent + cost_micro_usd > policy.daily_micro_usd:
         return Spending.EXHAUSTED, state
     return Spending.SEND, replace(state, audits_micro_usd=state.audits_micro_usd + cost_micro_usd)
+
+
+def corrected(state: BudgetState, *, now_s: float, micro_usd: int, is_audit: bool) -> BudgetState:
+    """The state after something sent today turned out to cost so much more, or less if negative."""
+    state = state.at(now_s)
+    if is_audit:
+        return replace(state, audits_micro_usd=max(0, state.audits_micro_usd + micro_usd))
+    return replace(state, spent_micro_usd=max(0, state.spent_micro_usd + micro_usd))

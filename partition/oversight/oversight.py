@@ -1,38 +1,34 @@
-"""What is known about certificates in operation, and survives a restart: audits, alarms, score drift, spending.
+"""What is known about certificates in operation, and survives a restart: audits, alarms, score drift, adaptive thresholds.
 
-One SQLite file, any number of threads and processes: each change is one transaction that reads a state, applies a pure
-function and writes the result. No text and no caller's id is stored.
+Each change is one transaction that reads a state, applies a pure function and writes the result. No text and no caller's id is
+stored.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from partition.calibration.certificate import Certificate
 from partition.calibration.drift import ScoreDrift
 from partition.errors import OversightError
-from partition.oversight import budget
+from partition.oversight.adaptive import AdaptiveThreshold
 from partition.oversight.alarm import ErrorAlarm
 from partition.oversight.audit import AuditPlan, OnAlarm
-from partition.oversight.budget import BudgetPolicy, BudgetState, Spending
+from partition.oversight.oversight_file import OversightFile
 from partition.oversight.oversight_rows import (
     Watch,
-    create_tables,
     num_pending,
+    read_adaptive,
     read_spending,
     read_watch,
-    write_spending,
+    write_adaptive,
     write_watch,
 )
 
 logger = logging.getLogger(__name__)
-
-_BUSY_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,36 +46,28 @@ class Standing:
 
 
 class Oversight:
-    """Owner of the file. Thread-safe; closing it is closing nothing, each call opens its own connection."""
+    """Certificates and adaptive thresholds under watch. Thread-safe."""
 
     def __init__(
         self,
-        path: Path,
+        file: OversightFile,
         *,
         plan: AuditPlan,
         clock: Callable[[], float],
         on_alarm: OnAlarm = OnAlarm.CLOUD,
-        budget_policy: BudgetPolicy | None = None,
     ) -> None:
-        """Open or create the file.
+        """Watch nothing yet.
 
         Args:
-            path: Of the SQLite file.
+            file: Where everything is kept.
             plan: Which answers are audited.
             clock: UTC seconds since 1970.
             on_alarm: What an alarm does.
-            budget_policy: None: spending has no limit.
-
-        Raises:
-            OversightError: The file cannot be opened, or is none of ours.
         """
-        self._path = path
+        self._file = file
         self._plan = plan
         self._clock = clock
         self._on_alarm = on_alarm
-        self._budget_policy = budget_policy
-        with self._transaction() as connection:
-            create_tables(connection)
 
     # --- certificates
 
@@ -114,13 +102,13 @@ class Oversight:
 
     def tasks(self) -> tuple[str, ...]:
         """Names of the watched tasks."""
-        with self._transaction(writes=False) as connection:
+        with self._file.transaction(writes=False) as connection:
             rows = connection.execute("select task from watch order by task").fetchall()
         return tuple(row[0] for row in rows)
 
     def standing(self, task: str) -> Standing | None:
         """How the task's certificate stands; None: it is not watched."""
-        with self._transaction(writes=False) as connection:
+        with self._file.transaction(writes=False) as connection:
             found = read_watch(connection, task)
             return None if found is None else _standing(found, num_pending(connection, task))
 
@@ -139,11 +127,62 @@ class Oversight:
 
         return self._change(task, again)
 
+    # --- adaptive thresholds
+
+    def follow(self, task: str, fingerprint: str, fresh: AdaptiveThreshold) -> AdaptiveThreshold:
+        """Begin to adapt a threshold, or go on after a restart; another limit, rate or fingerprint begins anew."""
+        with self._file.transaction() as connection:
+            known = read_adaptive(connection, task)
+            if known is not None and known[0] == fingerprint and _same_rule(known[1], fresh):
+                return known[1]
+            write_adaptive(connection, task, fingerprint, fresh)
+            return fresh
+
+    def adaptive(self, task: str) -> AdaptiveThreshold | None:
+        """The task's adaptive threshold; None: it has none."""
+        with self._file.transaction(writes=False) as connection:
+            known = read_adaptive(connection, task)
+            return None if known is None else known[1]
+
+    def adaptive_tasks(self) -> dict[str, AdaptiveThreshold]:
+        """Every task with an adaptive threshold, and how it stands."""
+        with self._file.transaction(writes=False) as connection:
+            rows = connection.execute("select task from adaptive order by task").fetchall()
+            found = {task: read_adaptive(connection, task) for (task,) in rows}
+        return {task: known[1] for task, known in found.items() if known is not None}
+
+    def unfollow(self, task: str) -> None:
+        """Forget the task's adaptive threshold, if it has one: its audits are about its certificate again."""
+        with self._file.transaction() as connection:
+            connection.execute("delete from adaptive where task = ?", (task,))
+
+    def adapt(self, task: str, *, stood: bool, is_audited: bool = False) -> None:
+        """Count one request of a task with an adaptive threshold.
+
+        Args:
+            task: Of the request.
+            stood: The local answer stood by itself.
+            is_audited: And :meth:`begin_audit` drew it.
+        """
+        with self._file.transaction(durable=False) as connection:
+            known = read_adaptive(connection, task)
+            if known is None:
+                return
+            fingerprint, state = known
+            if not stood:
+                state = state.after_sent()
+            elif is_audited:
+                state = state.after_audit_begun()
+            else:
+                state = state.after_local(None)
+            if state != known[1]:
+                write_adaptive(connection, task, fingerprint, state)
+
     # --- requests
 
     def saw_score(self, task: str, score: float) -> None:
         """Count the score of any request of a watched task, wherever it was answered then."""
-        with self._transaction(durable=False) as connection:
+        with self._file.transaction(durable=False) as connection:
             found = read_watch(connection, task)
             if found is not None:
                 write_watch(connection, task, replace(found, drift=found.drift.after(score)))
@@ -165,21 +204,42 @@ class Oversight:
         """
         if not self._plan.draws(request_id):
             return False
-        with self._transaction() as connection:
-            found = read_watch(connection, task)
-            if found is None:
+        with self._file.transaction() as connection:
+            fingerprint = _fingerprint_of(connection, task)
+            if fingerprint is None:
                 return False
             connection.execute(
                 "insert or ignore into audit values (?, ?, ?, ?, ?)",
                 (
                     self._plan.name_of(request_id),
                     task,
-                    found.fingerprint,
+                    fingerprint,
                     self._plan.digest_of(request_id, answer),
                     self._clock() + self._plan.deadline_s,
                 ),
             )
         return True
+
+    def waits_for(self, request_id: str) -> bool:
+        """Whether this request's local answer is an audit that waits for its label."""
+        with self._file.transaction(writes=False) as connection:
+            name = self._plan.name_of(request_id)
+            row = connection.execute("select 1 from audit where name = ?", (name,)).fetchone()
+            return row is not None
+
+    def name_of(self, request_id: str) -> str:
+        """What stands for a request here; see :meth:`settle_named`."""
+        return self._plan.name_of(request_id)
+
+    def waiting_names(self) -> frozenset[str]:
+        """What stands for the requests whose audits wait for their label."""
+        with self._file.transaction(writes=False) as connection:
+            return frozenset(row[0] for row in connection.execute("select name from audit"))
+
+    def settle_named(self, name: str, loss: float) -> bool:
+        """Settle an audit by the name that stands for its request; False: no such audit waits."""
+        with self._file.transaction() as connection:
+            return self._settle(connection, name, loss) is not None
 
     def settle_audit(self, request_id: str, loss: float) -> Standing | None:
         """Take the judgement of one audited answer; a second one for the same answer changes nothing.
@@ -191,7 +251,7 @@ class Oversight:
         Returns:
             How the certificate stands now; None: that answer waits for no judgement.
         """
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             return self._settle(connection, self._plan.name_of(request_id), loss)
 
     def compare_audit(self, request_id: str, judgement: str) -> Standing | None:
@@ -200,7 +260,7 @@ class Oversight:
         For tasks whose answer is one of a few labels; the certificate's loss is then ``disagreement``.
         """
         name = self._plan.name_of(request_id)
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             row = connection.execute("select answer from audit where name = ?", (name,)).fetchone()
             if row is None:
                 return None
@@ -224,7 +284,7 @@ class Oversight:
         Returns:
             How many there were.
         """
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             due = connection.execute(
                 "select name from audit where due_s <= ? order by due_s, name", (self._clock(),)
             ).fetchall()
@@ -234,37 +294,13 @@ class Oversight:
             logger.warning("%d audits got no label in time and count as errors", len(due))
         return len(due)
 
-    # --- spending
-
-    def may_spend(self, *, gain: float, cost_micro_usd: int) -> Spending:
-        """Ask to send one unsure request; counted as spent if the answer is SEND."""
-        policy = self._budget_policy
-        if policy is None:
-            return Spending.SEND
-        return self._spend(
-            lambda state: budget.ask(
-                policy, state, now_s=self._clock(), gain=gain, cost_micro_usd=cost_micro_usd
-            )
-        )
-
-    def may_spend_on_audit(self, *, cost_micro_usd: int) -> Spending:
-        """Ask to send one audit."""
-        policy = self._budget_policy
-        if policy is None:
-            return Spending.SEND
-        return self._spend(
-            lambda state: budget.ask_for_audit(
-                policy, state, now_s=self._clock(), cost_micro_usd=cost_micro_usd
-            )
-        )
-
     def check_integrity(self) -> None:
         """Verify that every state can be read.
 
         Raises:
             OversightError: One cannot.
         """
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             for (task,) in connection.execute("select task from watch").fetchall():
                 read_watch(connection, task)
             read_spending(connection)
@@ -278,9 +314,12 @@ class Oversight:
         if row is None:
             return None
         task, fingerprint = row
+        known = read_adaptive(connection, task)
+        if known is not None and known[0] == fingerprint:
+            write_adaptive(connection, task, fingerprint, known[1].after_audit(loss))
         found = read_watch(connection, task)
         if found is None:
-            return None
+            return Standing(threshold=None, num_pending=num_pending(connection, task))
         if found.fingerprint == fingerprint and found.threshold is not None:
             alarm = found.alarm.after(loss)
             if alarm.is_raised:
@@ -302,39 +341,29 @@ class Oversight:
         return replace(watch, step=watch.step + 1, alarm=watch.alarm.restarted())
 
     def _change(self, task: str, change: Callable[[Watch | None], Watch]) -> Standing:
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             changed = change(read_watch(connection, task))
             write_watch(connection, task, changed)
             return _standing(changed, num_pending(connection, task))
 
-    def _spend(self, decide: Callable[[BudgetState], tuple[Spending, BudgetState]]) -> Spending:
-        with self._transaction() as connection:
-            verdict, state = decide(read_spending(connection))
-            write_spending(connection, state)
-            return verdict
 
-    @contextlib.contextmanager
-    def _transaction(
-        self, *, writes: bool = True, durable: bool = True
-    ) -> Iterator[sqlite3.Connection]:
-        """One transaction: whole or not at all, and nobody else's writes between its reads and its own.
+def _fingerprint_of(connection: sqlite3.Connection, task: str) -> str | None:
+    """What an audit of the task is about: its adaptive threshold, else its certificate; None: neither is watched."""
+    adaptive = read_adaptive(connection, task)
+    if adaptive is not None:
+        return adaptive[0]
+    watch = read_watch(connection, task)
+    return None if watch is None else watch.fingerprint
 
-        A power failure may undo one that is not durable, and nothing else.
-        """
-        try:
-            connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-            try:
-                connection.execute("pragma journal_mode = wal")
-                connection.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
-                connection.execute("begin immediate" if writes else "begin")
-                yield connection
-                connection.execute("commit")
-            finally:
-                connection.close()  # rolls back what was not committed
-        except sqlite3.Error as error:
-            raise OversightError(
-                f"{self._path}: cannot be used ({type(error).__name__}); check its permissions and the free space, or move it away to start anew"
-            ) from error
+
+def _same_rule(known: AdaptiveThreshold, fresh: AdaptiveThreshold) -> bool:
+    return (known.max_error, known.audit_rate, known.eta, known.decay, known.start) == (
+        fresh.max_error,
+        fresh.audit_rate,
+        fresh.eta,
+        fresh.decay,
+        fresh.start,
+    )
 
 
 def _known(watch: Watch | None, task: str) -> Watch:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from partition.calibration.drift import ScoreDrift
 from partition.errors import OversightError
+from partition.oversight.adaptive import AdaptiveThreshold
 from partition.oversight.alarm import STAKES, ErrorAlarm
 from partition.oversight.budget import BudgetState
 
@@ -18,6 +19,7 @@ create table if not exists watch (task text primary key, state text not null) st
 create table if not exists audit (
     name text primary key, task text not null, fingerprint text not null, answer text not null, due_s real not null
 ) strict;
+create table if not exists adaptive (task text primary key, fingerprint text not null, state text not null) strict;
 create table if not exists spending (one integer primary key check (one = 1), state text not null) strict;
 """
 
@@ -83,6 +85,19 @@ class _SpendingRow(_Part):
     today: Annotated[tuple[int, ...], Field(min_length=24, max_length=24)]
 
 
+class _AdaptiveRow(_Part):
+    threshold: float
+    max_error: Annotated[float, Field(gt=0, lt=1)]
+    audit_rate: Annotated[float, Field(gt=0, le=1)]
+    eta: Annotated[float, Field(gt=0)]
+    decay: Annotated[float, Field(ge=0)]
+    start: float
+    num_local: Annotated[int, Field(ge=0)]
+    total_decay: Annotated[float, Field(ge=0)]
+    num_pending: Annotated[int, Field(ge=0)]
+    most_pending: Annotated[int, Field(ge=0)]
+
+
 _Row = TypeVar("_Row", bound=_Part)
 
 
@@ -137,4 +152,34 @@ def write_spending(connection: sqlite3.Connection, state: BudgetState) -> None:
     connection.execute(
         "insert into spending values (1, ?) on conflict (one) do update set state = excluded.state",
         (_SpendingRow.model_validate(asdict(state)).model_dump_json(),),
+    )
+
+
+def read_adaptive(
+    connection: sqlite3.Connection, task: str
+) -> tuple[str, AdaptiveThreshold] | None:
+    """Fingerprint and state of the task's adaptive threshold; None: there is none."""
+    row = connection.execute(
+        "select fingerprint, state from adaptive where task = ?", (task,)
+    ).fetchone()
+    if row is None:
+        return None
+    return row[0], AdaptiveThreshold(**_parsed(_AdaptiveRow, row[1]).model_dump())
+
+
+def write_adaptive(
+    connection: sqlite3.Connection,
+    task: str,
+    fingerprint: str,
+    state: AdaptiveThreshold,
+) -> None:
+    """Store the task's adaptive threshold."""
+    connection.execute(
+        "insert into adaptive values (?, ?, ?) on conflict (task) do update "
+        "set fingerprint = excluded.fingerprint, state = excluded.state",
+        (
+            task,
+            fingerprint,
+            _AdaptiveRow.model_validate(asdict(state)).model_dump_json(),
+        ),
     )

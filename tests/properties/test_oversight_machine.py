@@ -14,6 +14,7 @@ from partition.calibration.calibration import calibrate
 from partition.oversight.alarm import ErrorAlarm
 from partition.oversight.audit import AuditPlan
 from partition.oversight.oversight import Oversight
+from partition.oversight.oversight_file import OversightFile
 from tests.worlds import WORLD_B
 
 CERTIFICATE = calibrate(
@@ -35,7 +36,7 @@ class OversightMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         path = Path(self.folder.name) / "o.db"
-        self.oversight = Oversight(path, plan=PLAN, clock=lambda: self.now_s)
+        self.oversight = Oversight(OversightFile(path), plan=PLAN, clock=lambda: self.now_s)
 
     def count(self, loss: float) -> None:
         if not self.alarm.is_raised:

@@ -12,11 +12,11 @@ from edge_agent.cancellation import Cancellation
 from edge_agent.cloud.cloud import WireIds
 from edge_agent.errors import InputError, RequestStoppedError, ResidualIdentifierError
 from edge_agent.flow import LabelScore, LocalAnswer
-from edge_agent.journey import Parts
 from edge_agent.keystore import KeyStore
 from edge_agent.metrics import Metrics
 from edge_agent.outbox.delivery import Delivery, DeliverySettings
 from edge_agent.outbox.outbox import Outbox
+from edge_agent.parts import Parts
 from edge_agent.trust import Trust
 from edge_agent.vault import Vault
 from partition.errors import ContextLengthError

@@ -13,17 +13,18 @@ from edge_agent import EdgeAgent, Route
 from edge_agent.cloud.cloud import WireIds
 from edge_agent.errors import InputError
 from edge_agent.flow import LabelScore, LocalAnswer
-from edge_agent.journey import Parts
 from edge_agent.keystore import KeyStore
 from edge_agent.metrics import Metrics
 from edge_agent.outbox.delivery import Delivery, DeliverySettings
 from edge_agent.outbox.outbox import Outbox
+from edge_agent.parts import Parts
 from edge_agent.trust import Trust
 from edge_agent.vault import Vault
 from partition.calibration.calibration import Claim, certify, divide
 from partition.fingerprint import Setup
 from partition.oversight.audit import AuditPlan
 from partition.oversight.oversight import Oversight
+from partition.oversight.oversight_file import OversightFile
 from partition.task import Task, TaskKind
 from tests.simulators import SimulatedCloud, make_anonymized
 from tests.worlds import WORLD_B
@@ -87,7 +88,7 @@ class Bench:
         self.cloud = cloud
         keys = KeyStore.open(folder / "device.key")
         self.oversight = Oversight(
-            folder / "oversight.db",
+            OversightFile(folder / "oversight.db"),
             plan=AuditPlan(secret=keys.derive("audit"), rate=rate),
             clock=lambda: 1_000_000.0,
         )

@@ -16,6 +16,7 @@ from edge_agent.keystore import KeyStore
 from partition.calibration.calibration import calibrate
 from partition.oversight.audit import AuditPlan
 from partition.oversight.oversight import Oversight
+from partition.oversight.oversight_file import OversightFile
 from tests.worlds import WORLD_B
 
 
@@ -29,7 +30,9 @@ def config(tmp_path: Path) -> Path:
 def watch(folder: Path) -> Oversight:
     secret = KeyStore.open(folder / "device.key").derive("audit")
     oversight = Oversight(
-        folder / "oversight.db", plan=AuditPlan(secret=secret, rate=1.0), clock=time.time
+        OversightFile(folder / "oversight.db"),
+        plan=AuditPlan(secret=secret, rate=1.0),
+        clock=time.time,
     )
     certificate = calibrate(
         WORLD_B.draw(np.random.default_rng(3), 2000), max_error=0.05, confidence=0.95

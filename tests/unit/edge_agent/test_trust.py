@@ -16,6 +16,7 @@ from partition.calibration.certificate import Certificate
 from partition.fingerprint import Setup
 from partition.oversight.audit import AuditPlan
 from partition.oversight.oversight import Oversight
+from partition.oversight.oversight_file import OversightFile
 from partition.task import Task, TaskKind
 from tests.worlds import WORLD_B
 
@@ -41,7 +42,9 @@ def certificate() -> Certificate:
 
 
 def trust_in(certificate: Certificate, path: Path | None) -> Trust:
-    oversight = None if path is None else Oversight(path, plan=PLAN, clock=lambda: 1e9)
+    oversight = (
+        None if path is None else Oversight(OversightFile(path), plan=PLAN, clock=lambda: 1e9)
+    )
     return Trust(
         setups={"triage": SETUP}, certificates={"triage": certificate}, oversight=oversight
     )
@@ -62,7 +65,7 @@ def test_watched_certificate_decides_like_an_unwatched_one(
     watched, plain = trust_in(certificate, tmp_path / "o.db"), trust_in(certificate, None)
     assert watched.verdict(TASK) == plain.verdict(TASK)
     assert route(watched) is route(plain) is Route.LOCAL
-    assert not plain.saw(TASK, "r", SURE, "normal")
+    assert not plain.saw(TASK, "r", SURE, stood=True, judged="normal")
 
 
 def test_alarm_sends_the_task_to_the_cloud_also_after_a_restart(
@@ -70,7 +73,7 @@ def test_alarm_sends_the_task_to_the_cloud_also_after_a_restart(
 ) -> None:
     trust = trust_in(certificate, tmp_path / "o.db")
     for index in range(3):
-        assert trust.saw(TASK, f"r{index}", SURE, "normal") or index == 2
+        assert trust.saw(TASK, f"r{index}", SURE, stood=True, judged="normal") or index == 2
         judge(trust).compare_audit(f"r{index}", "abnormal")
     again = trust_in(certificate, tmp_path / "o.db")
     threshold = again.verdict(TASK).threshold
@@ -84,16 +87,16 @@ def test_alarm_sends_the_task_to_the_cloud_also_after_a_restart(
 def test_agreeing_judgements_keep_it(certificate: Certificate, tmp_path: Path) -> None:
     trust = trust_in(certificate, tmp_path / "o.db")
     for index in range(30):
-        trust.saw(TASK, f"r{index}", SURE, "normal")
+        trust.saw(TASK, f"r{index}", SURE, stood=True, judged="normal")
         judge(trust).compare_audit(f"r{index}", " Normal\n")
-    trust.saw(TASK, "person", SURE, "normal")
+    trust.saw(TASK, "person", SURE, stood=True, judged="normal")
     judge(trust).settle_audit("person", 0.0)
     assert route(trust) is Route.LOCAL
 
 
 def test_only_answers_that_stood_are_audited(certificate: Certificate, tmp_path: Path) -> None:
     trust = trust_in(certificate, tmp_path / "o.db")
-    assert not trust.saw(TASK, "r", SURE, None)
+    assert not trust.saw(TASK, "r", SURE, stood=True, judged=None)
     judge(trust).compare_audit("r", "abnormal")
     assert route(trust) is Route.LOCAL
 
@@ -107,11 +110,13 @@ def test_without_a_memory_nothing_stands_by_itself(
         file.unlink()
     path.write_text("no database any more " * 200)
     assert route(trust) is Route.CLOUD
-    assert not trust.saw(TASK, "r", SURE, "normal")  # and the request itself goes on
+    assert not trust.saw(
+        TASK, "r", SURE, stood=True, judged="normal"
+    )  # and the request itself goes on
 
 
 def test_another_setup_voids_the_certificate(certificate: Certificate, tmp_path: Path) -> None:
-    oversight = Oversight(tmp_path / "o.db", plan=PLAN, clock=lambda: 1e9)
+    oversight = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=lambda: 1e9)
     trust = Trust(
         setups={"triage": replace(SETUP, model="b" * 64)},
         certificates={"triage": certificate},

@@ -110,6 +110,8 @@ def test_what_cannot_be_learned_from_is_said() -> None:
         train_head([replace(record, hidden=()) for record in draw(50)])
     with pytest.raises(CalibrationError, match="label more"):
         train_head(draw(12))
+    with pytest.raises(CalibrationError, match="differ in more than digits"):
+        train_head([replace(record, cluster="one") for record in draw(50)], percent=50)
     with pytest.raises(CalibrationError, match="which setup"):
         train_head([replace(record, setup="") for record in draw(200)])
 

@@ -12,9 +12,12 @@ import pytest
 
 from partition.calibration.calibration import calibrate
 from partition.errors import OversightError
+from partition.oversight.adaptive import AdaptiveThreshold
 from partition.oversight.audit import AuditPlan, OnAlarm
 from partition.oversight.budget import BudgetPolicy, Spending
 from partition.oversight.oversight import Oversight
+from partition.oversight.oversight_file import OversightFile
+from partition.oversight.spending_book import SpendingBook
 from tests.worlds import WORLD_B
 
 CERTIFICATE = calibrate(
@@ -44,12 +47,12 @@ def audit(oversight: Oversight, losses: list[float], name: str = "r") -> None:
 
 def test_state_survives_a_restart(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "o.db"
-    first = Oversight(path, plan=PLAN, clock=clock)
+    first = Oversight(OversightFile(path), plan=PLAN, clock=clock)
     first.watch("t", CERTIFICATE)
     audit(first, [0.0, 1.0, 0.0])
     first.saw_score("t", 0.5)
     first.begin_audit("t", "open")
-    second = Oversight(path, plan=PLAN, clock=clock)
+    second = Oversight(OversightFile(path), plan=PLAN, clock=clock)
     standing = second.watch("t", CERTIFICATE)
     assert standing == first.standing("t")
     assert (standing.num_audits, standing.num_errors, standing.num_pending) == (3, 1.0, 1)
@@ -60,10 +63,10 @@ def test_state_survives_a_restart(tmp_path: Path, clock: Clock) -> None:
 def test_alarm_suspends_the_certificate_and_resume_takes_it_up(
     tmp_path: Path, clock: Clock
 ) -> None:
-    oversight = Oversight(tmp_path / "o.db", plan=PLAN, clock=clock)
+    oversight = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock)
     oversight.watch("t", CERTIFICATE)
     audit(oversight, [1.0] * 3)
-    standing = Oversight(tmp_path / "o.db", plan=PLAN, clock=clock).standing("t")
+    standing = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock).standing("t")
     assert standing is not None
     assert standing.threshold is None
     assert "2 of 2 audited answers were wrong" in standing.why_suspended
@@ -73,7 +76,9 @@ def test_alarm_suspends_the_certificate_and_resume_takes_it_up(
 
 
 def test_alarm_may_step_to_stricter_certified_thresholds(tmp_path: Path, clock: Clock) -> None:
-    oversight = Oversight(tmp_path / "o.db", plan=PLAN, clock=clock, on_alarm=OnAlarm.STRICTER)
+    oversight = Oversight(
+        OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock, on_alarm=OnAlarm.STRICTER
+    )
     standing = oversight.watch("t", CERTIFICATE)
     seen = [standing.threshold]
     for index in range(200):
@@ -85,7 +90,7 @@ def test_alarm_may_step_to_stricter_certified_thresholds(tmp_path: Path, clock: 
 
 
 def test_a_new_certificate_begins_anew(tmp_path: Path, clock: Clock) -> None:
-    oversight = Oversight(tmp_path / "o.db", plan=PLAN, clock=clock)
+    oversight = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock)
     oversight.watch("t", CERTIFICATE)
     oversight.begin_audit("t", "old")
     audit(oversight, [1.0] * 3)
@@ -99,7 +104,7 @@ def test_a_new_certificate_begins_anew(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_silence_counts_as_an_error(tmp_path: Path, clock: Clock) -> None:
-    oversight = Oversight(tmp_path / "o.db", plan=PLAN, clock=clock)
+    oversight = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock)
     oversight.watch("t", CERTIFICATE)
     oversight.begin_audit("t", "a")
     assert oversight.expire_audits() == 0
@@ -111,7 +116,7 @@ def test_silence_counts_as_an_error(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_one_judgement_for_one_answer(tmp_path: Path, clock: Clock) -> None:
-    oversight = Oversight(tmp_path / "o.db", plan=PLAN, clock=clock)
+    oversight = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock)
     oversight.watch("t", CERTIFICATE)
     oversight.begin_audit("t", "a")
     oversight.begin_audit("t", "a")
@@ -122,7 +127,7 @@ def test_one_judgement_for_one_answer(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_unwatched_tasks_are_left_alone(tmp_path: Path, clock: Clock) -> None:
-    oversight = Oversight(tmp_path / "o.db", plan=PLAN, clock=clock)
+    oversight = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock)
     assert oversight.standing("t") is None
     assert not oversight.begin_audit("t", "a")
     oversight.saw_score("t", 1.0)
@@ -134,18 +139,18 @@ def test_unwatched_tasks_are_left_alone(tmp_path: Path, clock: Clock) -> None:
 
 def test_drift_warning_survives_too(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "o.db"
-    oversight = Oversight(path, plan=PLAN, clock=clock)
+    oversight = Oversight(OversightFile(path), plan=PLAN, clock=clock)
     oversight.watch("t", CERTIFICATE)
     for _ in range(200):
         oversight.saw_score("t", 0.01)
-    standing = Oversight(path, plan=PLAN, clock=clock).standing("t")
+    standing = Oversight(OversightFile(path), plan=PLAN, clock=clock).standing("t")
     assert standing is not None
     assert "PSI" in standing.drift_warning
     assert standing.threshold is not None  # a hint suspends nothing
 
 
 def test_file_holds_no_caller_ids(tmp_path: Path, clock: Clock) -> None:
-    oversight = Oversight(tmp_path / "o.db", plan=PLAN, clock=clock)
+    oversight = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock)
     oversight.watch("t", CERTIFICATE)
     oversight.begin_audit("t", "MRN-0012345")
     for path in tmp_path.iterdir():
@@ -155,8 +160,8 @@ def test_file_holds_no_caller_ids(tmp_path: Path, clock: Clock) -> None:
 def test_budget_survives_and_rolls_over(tmp_path: Path, clock: Clock) -> None:
     path, policy = tmp_path / "o.db", BudgetPolicy(daily_micro_usd=1000, audit_ratio=0.1)
 
-    def open_it() -> Oversight:
-        return Oversight(path, plan=PLAN, clock=clock, budget_policy=policy)
+    def open_it() -> SpendingBook:
+        return SpendingBook(OversightFile(path), policy=policy, clock=clock)
 
     assert open_it().may_spend(gain=1.0, cost_micro_usd=900) is Spending.SEND
     assert open_it().may_spend(gain=1.0, cost_micro_usd=1) is Spending.EXHAUSTED
@@ -164,12 +169,69 @@ def test_budget_survives_and_rolls_over(tmp_path: Path, clock: Clock) -> None:
     assert open_it().may_spend_on_audit(cost_micro_usd=1) is Spending.EXHAUSTED
     clock.now_s += 86400
     assert open_it().may_spend(gain=1.0, cost_micro_usd=900) is Spending.SEND
-    free = Oversight(tmp_path / "free.db", plan=PLAN, clock=clock)
-    assert free.may_spend(gain=-1.0, cost_micro_usd=10**9) is Spending.SEND
+    open_it().correct(expected_micro_usd=900, billed_micro_usd=150, is_audit=False)
+    assert open_it().today.spent_micro_usd == 150
+    assert open_it().may_spend(gain=1.0, cost_micro_usd=750) is Spending.SEND
+    assert open_it().may_spend(gain=1.0, cost_micro_usd=1) is Spending.EXHAUSTED
+
+
+def adaptive(*, threshold: float = 0.9, max_error: float = 0.1) -> AdaptiveThreshold:
+    return AdaptiveThreshold(threshold=threshold, max_error=max_error, audit_rate=1.0, eta=0.01)
+
+
+def test_adaptive_threshold_learns_from_late_audits_across_restarts(
+    tmp_path: Path, clock: Clock
+) -> None:
+    file = OversightFile(tmp_path / "o.db")
+    oversight = Oversight(file, plan=PLAN, clock=clock)
+    assert oversight.adaptive("t") is None
+    assert not oversight.begin_audit("t", "r")  # nothing watches it
+    oversight.follow("t", "f", adaptive())
+    for name in ("a", "b"):
+        assert oversight.begin_audit("t", name)
+        oversight.adapt("t", stood=True, is_audited=True)
+    oversight.settle_audit("a", 1.0)
+    again = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock)
+    state = again.follow("t", "f", adaptive())
+    assert state.threshold == pytest.approx(0.909)
+    assert (state.num_local, state.num_pending, state.most_pending) == (2, 1, 2)
+    clock.now_s += 1000
+    again.expire_audits()  # no label counts as an error here, too
+    later = again.adaptive("t")
+    assert later is not None
+    assert later.threshold == pytest.approx(0.918)
+    assert later.num_pending == 0
+    assert again.follow("t", "f", adaptive(max_error=0.2)).num_local == 0  # another rule
+    again.unfollow("t")
+    assert again.adaptive("t") is None
+
+
+def test_adaptive_threshold_sinks_only_while_nothing_can_stand(
+    tmp_path: Path, clock: Clock
+) -> None:
+    oversight = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock)
+    oversight.follow("t", "f", adaptive(threshold=1.5))
+    oversight.adapt("t", stood=False)
+    state = oversight.adaptive("t")
+    assert state is not None
+    assert state.threshold < 1.5
+
+
+def test_an_audit_is_settled_by_the_name_that_stands_for_it(tmp_path: Path, clock: Clock) -> None:
+    oversight = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock)
+    oversight.watch("t", CERTIFICATE)
+    oversight.begin_audit("t", "r")
+    assert oversight.waits_for("r")
+    assert oversight.settle_named(oversight.name_of("r"), 1.0)
+    assert not oversight.waits_for("r")
+    assert not oversight.settle_named(oversight.name_of("r"), 1.0)
+    standing = oversight.standing("t")
+    assert standing is not None
+    assert (standing.num_audits, standing.num_errors) == (1, 1.0)
 
 
 def test_threads_lose_no_audit(tmp_path: Path, clock: Clock) -> None:
-    oversight = Oversight(tmp_path / "o.db", plan=PLAN, clock=clock)
+    oversight = Oversight(OversightFile(tmp_path / "o.db"), plan=PLAN, clock=clock)
     oversight.watch("t", CERTIFICATE)
     workers = [
         threading.Thread(target=audit, args=(oversight, [0.0] * 20, f"w{number}"))
@@ -186,9 +248,9 @@ def test_damaged_files_are_named(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "o.db"
     path.write_text("this is no database, and long enough to be looked at as one" * 50)
     with pytest.raises(OversightError, match="move it away"):
-        Oversight(path, plan=PLAN, clock=clock)
+        Oversight(OversightFile(path), plan=PLAN, clock=clock)
     good = tmp_path / "good.db"
-    oversight = Oversight(good, plan=PLAN, clock=clock)
+    oversight = Oversight(OversightFile(good), plan=PLAN, clock=clock)
     oversight.watch("t", CERTIFICATE)
     connection = sqlite3.connect(good)
     with connection:
