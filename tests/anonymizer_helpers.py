@@ -12,6 +12,7 @@ from pathlib import Path
 from edge_agent.anonymize.alignment import MatchText, align
 from edge_agent.anonymize.anonymizer import Anonymizer
 from edge_agent.anonymize.registry import RECOGNIZERS, Recognizer, recognize
+from edge_agent.anonymize.residual import SecondLook, find_residual
 from edge_agent.anonymize.span import Span
 from edge_agent.flow import KnownValue, Prepared, Request
 from edge_agent.vault import Vault
@@ -29,7 +30,10 @@ class NoHead:
 
 
 def rules_only(
-    *, recognizers: tuple[Recognizer, ...] = RECOGNIZERS, timeout_s: float = 5.0
+    *,
+    recognizers: tuple[Recognizer, ...] = RECOGNIZERS,
+    timeout_s: float = 5.0,
+    second_look: SecondLook = find_residual,
 ) -> Anonymizer:
     """All languages, no pipeline: fast and deterministic."""
     return Anonymizer(
@@ -37,6 +41,7 @@ def rules_only(
         version="rules",
         timeout_s=timeout_s,
         recognizers=recognizers,
+        second_look=second_look,
         today=lambda: datetime.date(2026, 1, 1),
     )
 

@@ -11,6 +11,8 @@ import functools
 import unicodedata
 from dataclasses import dataclass, field
 
+from partition.text.fold import fold
+
 # Letters of other scripts that are drawn like Latin ones (Unicode TR39 confusables, the exact look-alikes). Lower-case Greek
 # is left alone but for omicron: alpha, beta, gamma and mu are words of medicine.
 _LOOKALIKES = dict(
@@ -23,7 +25,6 @@ _LOOKALIKES = dict(
 _HYPHENS = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\u30fc"
 _APOSTROPHES = "\u2018\u2019\u201b\u02bc\u02b9\u00b4\u0060\uff07"
 _LINE_BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
-_FOLD_EXTRA = {"ß": "s", "æ": "a", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "t", "ı": "i"}
 _CACHE_SIZE = 16_384  # distinct clusters; some thousand Han characters and what accompanies them
 
 
@@ -62,28 +63,31 @@ def align(original: str) -> MatchText:
     pieces: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
-    identity = True
+    identity, gap = True, False
     index, size = 0, len(original)
     while index < size:
         end = index + 1
         while end < size and _extends(original[end]):
             end += 1
         piece = _normal(original[index:end])
-        pieces.append(piece)
+        # " \u202e " is one space: what shows nothing may not part a label from its value, or a name from a name.
+        if not piece or (piece == " " and end - index > 1):
+            gap = True
+        elif piece != " ":
+            gap = False
+        if piece == " " and gap and pieces and pieces[-1] == " ":
+            piece = ""
+        if piece:
+            pieces.append(piece)
         starts.extend([index] * len(piece))
         ends.extend([end] * len(piece))
         identity = identity and len(piece) == 1 == end - index
         index = end
     text = "".join(pieces)
-    folded = "".join(map(_fold, text))
+    folded = fold(text)
     if identity:
         return MatchText(original, text, folded)
     return MatchText(original, text, folded, tuple(starts), tuple(ends))
-
-
-def fold(value: str) -> str:
-    """Lower case without accents, as ``MatchText.folded``; same length."""
-    return "".join(map(_fold, value))
 
 
 @functools.lru_cache(maxsize=_CACHE_SIZE)
@@ -99,6 +103,10 @@ def _extends(character: str) -> bool:
 @functools.lru_cache(maxsize=_CACHE_SIZE)
 def _normal(cluster: str) -> str:
     out: list[str] = []
+    if len(cluster) == 1 and _extends(cluster):
+        return ""  # a mark that stands on nothing
+    if len(cluster) > 1 and not cluster[0].isalpha():  # or on no letter
+        cluster = cluster[0]
     for character in unicodedata.normalize("NFKC", cluster):
         if character in _LINE_BREAKS:
             out.append("\n")
@@ -111,22 +119,12 @@ def _normal(cluster: str) -> str:
         elif character in _APOSTROPHES:
             out.append("'")
         elif "\ud800" <= character <= "\udfff":  # half a pair is no text that a model could read
-            out.append("\ufffd")
+            continue
         elif not character.isascii() and character.isdecimal():
             out.append(str(unicodedata.decimal(character)))
         else:
             out.append(_LOOKALIKES.get(character, character))
     return "".join(out)
-
-
-@functools.lru_cache(maxsize=_CACHE_SIZE)
-def _fold(character: str) -> str:
-    if character.isascii():
-        return character.lower()
-    if character in _FOLD_EXTRA:
-        return _FOLD_EXTRA[character]
-    base = unicodedata.normalize("NFD", character)[0].lower()
-    return _FOLD_EXTRA.get(base, base if len(base) == 1 else character)
 
 
 _ASCII_TABLE = {

@@ -23,9 +23,9 @@ from edge_agent.anonymize.merge import merge
 from edge_agent.anonymize.propagate import propagate
 from edge_agent.anonymize.recognizers.dates import find_birth_years
 from edge_agent.anonymize.registry import RECOGNIZERS, Recognizer, recognize
-from edge_agent.anonymize.residual import find_residual
+from edge_agent.anonymize.residual import SecondLook, find_residual
 from edge_agent.anonymize.span import Span
-from edge_agent.anonymize.splice import Replacement, mask, restores, splice, to_input
+from edge_agent.anonymize.splice import Replacement, masked, restores, splice, to_input
 from edge_agent.anonymize.surrogates import SurrogateBook
 from edge_agent.anonymize.veto import veto
 from edge_agent.anonymize.watchdog import Watchdog
@@ -75,11 +75,13 @@ class Anonymizer:
         timeout_s: float = 0.5,
         timeout_s_per_4kb: float = 0.1,
         recognizers: tuple[Recognizer, ...] = RECOGNIZERS,
+        second_look: SecondLook = find_residual,
         today: Callable[[], datetime.date] = datetime.date.today,
     ) -> None:
         self.version = version
         self._heads = heads
         self._recognizers = recognizers
+        self._second_look = second_look
         self._today = today
         self._watchdog = Watchdog(timeout_s=timeout_s, timeout_s_per_4kb=timeout_s_per_4kb)
 
@@ -278,10 +280,9 @@ class Anonymizer:
             )
             residue: list[list[Span]] = []
             for document, spans in zip(documents, inputs, strict=True):
-                masked = align(mask(document.original, spans))
-                hits = list(find_residual(masked, originals, known, self._recognizers))
+                hits = list(self._second_look(masked(document, spans), originals, known))
                 residue.append(
-                    [Span(*masked.to_input(h.start, h.end), h.entity, h.step) for h in hits]
+                    [Span(*document.to_input(h.start, h.end), h.entity, h.step) for h in hits]
                 )
             if not any(residue):
                 return inputs

@@ -11,7 +11,7 @@ import hmac
 import re
 from dataclasses import dataclass
 
-from edge_agent.anonymize.alignment import fold
+from partition.text.fold import fold
 
 _MAX_WEEKS = 520  # ten years back
 MAX_CHARACTERS = 24  # of a shifted date; what a stream holds back at most

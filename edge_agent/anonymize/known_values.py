@@ -6,10 +6,11 @@ import datetime
 import re
 from collections.abc import Iterator
 
-from edge_agent.anonymize.alignment import MatchText, align, fold
+from edge_agent.anonymize.alignment import MatchText, align
 from edge_agent.anonymize.lexicon import COMMON_NAMES, PARTICLES, STOP
 from edge_agent.anonymize.span import Span, Step
 from edge_agent.flow import Entity, KnownValue
+from partition.text.fold import fold
 
 _PLACEHOLDERS = frozenset(
     [

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from edge_agent.anonymize.alignment import MatchText, fold
+from edge_agent.anonymize.alignment import MatchText
 from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, PARTICLES, STOP, TITLES
 from edge_agent.anonymize.recognizers.chinese_persons import COMPOUND
 from edge_agent.anonymize.span import Span, Step
 from edge_agent.flow import Entity
+from partition.text.fold import fold
 
 _PART = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _HAN = re.compile(r"[\u4e00-\u9fff]{2,}")

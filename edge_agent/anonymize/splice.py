@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 from edge_agent.anonymize.alignment import MatchText
@@ -45,15 +46,33 @@ def to_input(document: MatchText, spans: list[Span]) -> list[Span]:
     return out
 
 
-def mask(original: str, spans: list[Span]) -> str:
-    """The text with every span blotted out, of the same length."""
+def masked(document: MatchText, spans: list[Span]) -> MatchText:
+    """The text for matching with every span of the input blotted out; positions stay."""
+    text, folded = document.text, document.folded
+    if document.starts is None or document.ends is None:
+        places = [(span.start, span.end) for span in spans]
+    else:
+        places = [
+            (bisect_right(document.ends, span.start), bisect_left(document.starts, span.end))
+            for span in spans
+        ]
+    return MatchText(
+        document.original,
+        _blotted(text, places),
+        _blotted(folded, places),
+        document.starts,
+        document.ends,
+    )
+
+
+def _blotted(text: str, places: list[tuple[int, int]]) -> str:
     pieces: list[str] = []
     position = 0
-    for span in spans:
-        pieces.append(original[position : span.start])
-        pieces.append(_MASK * span.length)
-        position = span.end
-    pieces.append(original[position:])
+    for start, end in places:
+        pieces.append(text[position:start])
+        pieces.append(_MASK * (end - start))
+        position = end
+    pieces.append(text[position:])
     return "".join(pieces)
 
 

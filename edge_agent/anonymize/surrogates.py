@@ -14,10 +14,11 @@ import hmac
 import re
 from dataclasses import dataclass, field
 
-from edge_agent.anonymize.alignment import align, fold
+from edge_agent.anonymize.alignment import align
 from edge_agent.errors import TooManyIdentifiersError
 from edge_agent.flow import Entity
 from edge_agent.vault import Vault
+from partition.text.fold import fold
 
 MAX_NUMBER = 999  # three digits; a request with more identifiers of one kind is no request
 _LETTERS = "bcdefghijklmnopqrstuvwxyz"

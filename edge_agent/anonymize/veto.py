@@ -16,6 +16,7 @@ from edge_agent.anonymize.lexicon import (
     TITLES,
     read_words,
 )
+from edge_agent.anonymize.machine_text import machine_text
 from edge_agent.anonymize.recognizers.quantities import follows_unit
 from edge_agent.anonymize.span import Span, Step
 from edge_agent.flow import Entity
@@ -49,6 +50,7 @@ def veto(found: Sequence[Sequence[Span]], document: MatchText) -> Iterator[Span]
         found: The spans of each model; what two of them call a person, place or organisation is doubted less.
         document: The text.
     """
+    machine = machine_text(document)
     for index, spans in enumerate(found):
         others = [span for other, more in enumerate(found) if other != index for span in more]
         for span in spans:
@@ -57,6 +59,8 @@ def veto(found: Sequence[Sequence[Span]], document: MatchText) -> Iterator[Span]
                 continue
             trimmed = _trimmed(span, document)
             if trimmed is None or _is_medical(trimmed, document):
+                continue
+            if any(trimmed.start < end and trimmed.end > start for start, end in machine):
                 continue
             agreed = any(span.overlaps(other) and other.entity is span.entity for other in others)
             if agreed or not _is_plain(trimmed, document):

@@ -36,7 +36,7 @@ _PHONE = re.compile(r"[+(]?\d[\d ()./-]{4,}\d")
 _SPACED = parse_labels(
     """ssn|social security number|cpf|cnpj|cns|cartao sus|nis|pis|passport|passport number|member|member
     id|subscriber|policy|policy number|carteirinha|carteira|bank|card|account|iban|nhs number|nhs
-    no|nhs|银行卡号|银行卡|卡号|身份证号码|身份证号|身份证|证件号码|medicare|medicare number|health card|cartao nacional de saude|rg"""
+    no|nhs|银行卡号|银行卡|卡号|身份证号码|身份证号|身份证|证件号码|medicare|medicare number|mrn|medical record|medical record number|hosp|hospital number|hospital no|unit number|patient id|prontuario|pront|registro|atendimento|病案号|病历号|住院号|门诊号|登记号|检查号|health card|cartao nacional de saude|rg"""
 )
 # Labels that are also ordinary words: without a separator they need a long number.
 _WEAK_DIGITS = 5
@@ -136,7 +136,8 @@ def _value(
                 yield Span(start, value.end(), Entity.ID, Step.STRUCTURE)
         case Kind.PLATE:
             value = _PLATE.match(text, start)
-            if value and any(c.isdigit() for c in value.group()):
+            digits = sum(c.isdigit() for c in value.group()) if value else 0
+            if value and (digits > 2 if key.startswith(("vehicle", "car")) else digits):
                 yield Span(start, value.end(), Entity.ID, Step.STRUCTURE)
         case Kind.DATE:
             value = _DATE.match(text, start)

@@ -47,7 +47,7 @@ _TABLE: dict[Kind, str] = {
         referringphysicianname|performingphysicianname|operatorsname|requestingphysician
     """,
     Kind.NUMBER: """
-        mrn|mr no|medical record number|medical record|medical record no|med rec|hospital number|hospital no|unit number|chart|chart number|chart no|patient id|patientid|patient number|patient no|pid|issuer|hn|uhid|nhs|nhs number|nhs no|health number|health card|ohip|phn|
+        mrn|mr no|hosp|medical record number|medical record|medical record no|med rec|hospital number|hospital no|unit number|chart|chart number|chart no|patient id|patientid|patient number|patient no|pid|issuer|hn|uhid|nhs|nhs number|nhs no|health number|health card|ohip|phn|
         accession|accession number|accession no|acc|acc no|accn|accession#|encounter|encounter number|encounter no|encounter id|visit number|visit no|visit id|csn|fin|fin number|episode|admission number|account|account number|account no|acct|acct no|billing number|invoice|invoice number|receipt|bill no|
         member|member id|member number|member no|membership|subscriber id|subscriber|subscriber number|policy|policy number|policy no|group|group number|group no|group id|plan number|claim|claim number|claim no|authorization|authorisation|authorization number|auth|auth number|auth no|prior auth|prior authorization|prior authorisation|preauthorization|referral number|certificate|
         ssn|social security|social security number|social security no|soc sec|ss#|sin|tax id|tin|ein|medicare|medicare number|medicaid|medicaid id|mbi|hicn|passport|passport number|passport no|national id|id number|id no|id card|identity number|student id|employee id|employee number|employee no|staff id|staff no|badge|badge number|badge no|payroll|
@@ -66,7 +66,7 @@ _TABLE: dict[Kind, str] = {
         ae|ae title|aet|aetitle|calling ae|called ae|calling ae title|called ae title|station|station name|stationname|workstation|computer name|device name|user|user id|userid|user name|username|login|logged in as|account name|logon|issuer of patient id|
         usuario|login do usuario|estacao|nome da estacao|titulo ae|用户名|用户|账户名|登录名|工作站|站名|站点名称|设备名称
     """,
-    Kind.PLATE: "plate|license plate|licence plate|number plate|plate no|plate number|registration plate|placa|placa do veiculo|车牌|车牌号",
+    Kind.PLATE: "plate|license plate|licence plate|number plate|plate no|plate number|registration plate|vehicle|vehicle reg|car reg|placa|placa do veiculo|车牌|车牌号",
     Kind.DATE: """
         dob|date of birth|birth date|birthdate|birthday|patientbirthdate|patient birth date|d.o.b|data de nascimento|nascimento|nasc|dn|出生日期|生日|出生年月
     """,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
-from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, PARTICLES, STOP, TITLES
+from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, PARTICLES, STOP, TITLES, read_words
 from edge_agent.anonymize.recognizers.names import LATIN, TOKEN, read_name
 from edge_agent.anonymize.span import Span
 from edge_agent.flow import Entity
@@ -39,8 +39,8 @@ _TITLE_NEEDS_CAPITAL = frozenset(
     ]
 )
 _RELATION = re.compile(
-    r"(?<![a-z])(?:mother|father|mom|mum|dad|son|daughter|wife|husband|spouse|partner|brother|sister|niece|nephew|aunt|uncle|cousin|grandmother|grandfather|grandson|granddaughter|friend|neighbor|neighbour|fiancee?|girlfriend|boyfriend|guardian|caregiver|roommate|baby (?:boy|girl)|infant|twin|stepmother|stepfather|"
-    r"mae|pai|filh[oa]|espos[oa]|marido|irma|irmao|sobrinh[oa]|ti[oa]|prim[oa]|av[oó]|net[oa]|amig[oa]|vizinh[oa]|cuidador[a]?|acompanhante|noiv[oa]|namorad[oa]|companheir[oa]|cunhad[oa])"
+    r"(?<![a-z])(?:mother|father|mom|mum|dad|son|daughter|wife|husband|spouse|partner|brother|sister|niece|nephew|aunt|uncle|cousin|grandmother|grandfather|grandson|granddaughter|friend|neighbor|neighbour|fiancee?|girlfriend|boyfriend|guardian|caregiver|carer|roommate|baby (?:boy|girl)|infant|twin|stepmother|stepfather|grandma|grandpa|granny|auntie|ex-(?:wife|husband)|(?:mother|father|son|daughter|brother|sister)-in-law|"
+    r"mae|pai|filh[oa]|espos[oa]|marido|irma|irmao|sobrinh[oa]|ti[oa]|prim[oa]|av[oó]|net[oa]|amig[oa]|vizinh[oa]|cuidador[a]?|acompanhante|noiv[oa]|namorad[oa]|companheir[oa]|cunhad[oa]|sogr[oa]|genro|nora|ex-(?:marido|mulher|espos[oa])|madrinha|padrinho|entead[oa]|conjuge)"
     r"(?:,? (?:is|of|named|called|d[aeo]|chamad[oa]))?[ ,:(\n]{1,2}"
 )
 _GREETING = re.compile(
@@ -67,6 +67,9 @@ _NICKNAME = re.compile(
     rf"(?<=[{LATIN}] )[(\"]{{1,2}}([A-ZÀ-Þ][a-zà-ÿ'-]+)[)\"]{{1,2}}(?: ([A-ZÀ-Þ][{LATIN}'-]+))?(?![{LATIN}])"
 )
 _NO_NAMES = STOP | MEDICAL | TITLES
+_MAX_ABBREVIATION = 3  # letters; longer words in capitals after "mother" are names
+_DOTTED_INITIALS = re.compile(r"(?<![A-Za-z0-9.])(?:[A-Z]\.){2,3}(?![A-Za-z0-9])")
+_DOTTED_WORDS = read_words("dotted_abbreviations")
 _SPECIES = frozenset(
     [
         "coli",
@@ -113,6 +116,9 @@ def find_persons(document: MatchText) -> Iterator[Span]:
     yield from _titled(document)
     yield from _announced(document)
     text, folded = document.text, document.folded
+    for match in _DOTTED_INITIALS.finditer(text):
+        if folded[match.start() : match.end()] not in _DOTTED_WORDS:
+            yield Span(match.start(), match.end(), Entity.PERSON)
     for match in _CREDENTIAL.finditer(text):
         start = match.start(1)
         while start < match.end(1):
@@ -282,7 +288,14 @@ def _announced(document: MatchText) -> Iterator[Span]:
                     yield Span(position, token.end(), Entity.PERSON)
                 continue
             if (upper and pattern is not _GREETING) or (
-                token.group().isupper() and len(token.group()) > 2 and not upper
+                token.group().isupper()
+                and len(token.group()) > 2
+                and not upper
+                and not (
+                    pattern is _RELATION
+                    and len(token.group()) > _MAX_ABBREVIATION
+                    and document.folded[position : token.end()] not in _NO_NAMES
+                )
             ):
                 continue
             end = read_name(

@@ -18,7 +18,7 @@ _SUFFIX = (
 )
 _UNIT = r"(?:,? ?(?:apt|apartment|suite|ste|unit|flat|floor|fl|room|rm|bldg|building|lot|#|no\.?|p\.?o\.? ?box)\.? ?#?[a-z]?-?\d{1,5}[a-z]?(?![a-z0-9])|,? ?(?:apt|apartment|suite|ste|unit|flat|bldg|building)\.? ?#?[a-z](?![a-z0-9])| ?# ?\d{1,5}[a-z]?)*"
 _STREET = re.compile(
-    rf"(?<![a-z0-9.,/-])(\d{{1,6}}[a-z]?(?:-\d{{1,4}})?(?: 1/2)?) ((?:[nsew]{{1,2}}\.? )?(?:[a-z0-9][\w'.-]*[\n ]){{1,4}}?)(?:{_SUFFIX})(?![a-z])\.?(?: (?:north|south|east|west|n|s|e|w|ne|nw|se|sw)\b\.?)?{_UNIT}"
+    rf"(?<![a-z0-9.,/-])(\d{{1,6}}[a-z]?(?:-\d{{1,4}})?(?: 1/2)?) ((?:[nsew]{{1,2}}\.? )?(?:(?:[a-z][\w'.-]*|\d{{1,3}}(?:st|nd|rd|th)?)[\n ]){{1,4}}?)(?:{_SUFFIX})(?![a-z])\.?(?: (?:north|south|east|west|n|s|e|w|ne|nw|se|sw)\b\.?)?{_UNIT}"
 )
 _NUMBERED = re.compile(
     rf"(?<![a-z0-9])\d{{1,6}} (?:north |south |east |west |[nsew]\.? )?(?:broadway|(?:u\.?s\.?|state|county|old)? ?(?:route|highway|hwy|rte|road) \d{{1,4}}|(?:\d{{1,3}}(?:st|nd|rd|th)) (?:{_SUFFIX}))(?![a-z]){_UNIT}"
@@ -34,6 +34,10 @@ _ABBREVIATIONS = "AL|AK|AZ|AR|CA|CO|CT|DE|FL|GA|HI|ID|IL|IN|IA|KS|KY|LA|ME|MD|MA
 _UF = "AC|AL|AP|AM|BA|CE|DF|ES|GO|MA|MT|MS|MG|PA|PB|PR|PE|PI|RJ|RN|RS|RO|RR|SC|SP|SE|TO"
 _ZIP = re.compile(
     rf"(?<![a-z0-9.,/-])\d{{5}}-\d{{4}}(?![a-z0-9_-]|[.,]\d)|(?<![a-z])(?:{_ABBREVIATIONS.lower()}|{_STATES})[,. ]+(\d{{5}}(?:-\d{{4}})?)(?![a-z0-9_-]|[.,]\d)"
+)
+_TOWN_AND_ZIP = re.compile(r", (?:[A-Z][\w.'-]+ ){1,3}(\d{5}(?:-\d{4})?)(?=[\n,;.)]|$)(?![.,]\d)")
+_PLACE_AND_DATE = re.compile(
+    r"(?:^|(?<=\n))((?:[A-ZÀ-Þ][a-zà-ÿ'-]+ (?:d[aeo]s? )?){0,3}[A-ZÀ-Þ][a-zà-ÿ'-]+)(?:[/-][A-Z]{2})?, (?=\d{1,2}(?:[-/.]\d|º? de [a-zç]|/[a-z]{3}/)|\d{4}-\d\d-\d\d)"
 )
 _CEP = re.compile(r"(?<![a-z0-9_./-])\d{2}\.?\d{3}-\d{3}(?![a-z0-9_-]|[.,]\d)")
 _FOREIGN = re.compile(
@@ -196,6 +200,8 @@ def find_postcodes(document: MatchText) -> Iterator[Span]:
     for match in _ZIP.finditer(document.folded):
         group = 1 if match[1] else 0
         yield Span(match.start(group), match.end(group), Entity.LOCATION)
+    for match in _TOWN_AND_ZIP.finditer(document.text):
+        yield Span(match.start(1), match.end(1), Entity.LOCATION)
     for match in _CEP.finditer(document.folded):
         if not follows_unit(document.folded, match.end()):
             yield Span(match.start(), match.end(), Entity.LOCATION)
@@ -251,6 +257,13 @@ def find_towns(document: MatchText) -> Iterator[Span]:
             if w not in _QUARTERS
         ):
             yield Span(quarter.start(1), quarter.end(1), Entity.LOCATION)
+    for match in _PLACE_AND_DATE.finditer(text):
+        if not any(
+            w in STOP or w in MEDICAL
+            for w in folded[match.start(1) : match.end(1)].split()
+            if w not in PARTICLES and w not in _QUARTERS
+        ):
+            yield Span(match.start(1), match.end(1), Entity.LOCATION)
     for match in _PAIR_PT.finditer(flat):
         for group in (1, 2):
             words = folded[match.start(group) : match.end(group)].split()
