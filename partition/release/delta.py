@@ -1,15 +1,16 @@
-r"""Deltas between two releases of a file, by tensor; the smallest of five codings for each region.
+r"""Deltas between two releases of a file, by tensor; the smallest of six codings for each region.
 
     same      the base's bytes
     gap       residual; LEB128 gaps to the next change, and the changes; each zstd-19
     residual  residual, plane after plane; zstd-19
+    graded    16-bit floats: distances in the order of floats, by the old value's exponent; each grade as gap or zstd-19
     prefix    zstd-19 with the base's bytes as raw prefix (what ``zstd --patch-from`` does)
     full      zstd-19
 
 A light fine-tune changes a few per cent of the codes, everywhere: chunking finds nothing to share, and a general
 coder pays for finding out. A residual tells where and what. The form of the file:
 
-    "TNDMDLT1" | uint32 length of the header | header, JSON, zstd | payload of each region in order
+    "TNDMDLT2" | uint32 length of the header | header, JSON, zstd | payload of each region in order
 
 Applying reads one region at a time (memory: three times the largest tensor at most) and returns the SHA-256 of what it
 wrote: **a delta is never trusted, its result is compared with the manifest.**
@@ -31,6 +32,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from partition.errors import DeltaError
+from partition.release.graded import (
+    BFLOAT16_BITS,
+    CHUNK_VALUES,
+    FLOAT16_BITS,
+    join_grades,
+    split_grades,
+)
 from partition.release.residual import (
     Bytes,
     add,
@@ -41,20 +49,20 @@ from partition.release.residual import (
     subtract,
     to_planes,
 )
+from partition.weights.tensor_layout import HALF, Layout, Region, block_bytes, read_regions
 from partition.weights.tensor_layout import Field as LayoutField
-from partition.weights.tensor_layout import Layout, Region, block_bytes, read_regions
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-CODEC = "tandem-delta-1"
-MAGIC = b"TNDMDLT1"
+CODEC = "tandem-delta-2"
+MAGIC = b"TNDMDLT2"
 LEVEL = 19
 MAX_HEADER_BYTES = 64 << 20
 # Coding a region as new bytes takes minutes a gigabyte; where the residual is this small it never wins.
-GOOD_RESIDUAL_RATIO = 1 / 8
+GOOD_RESIDUAL_RATIO = 1 / 2
 SMALL_BYTES = 64 << 10  # below this, all codings are tried
 MIN_PREFIX_BYTES = 8  # zstd takes no shorter dictionary
 
@@ -152,6 +160,8 @@ def _encode(old: Bytes, new: Bytes, layout: Layout) -> tuple[str, bytes]:
         residual = to_planes(subtract(new, old, layout), layout)
         choices.append(("gap", _pack_gaps(residual)))
         choices.append(("residual", zstd.compress(residual.tobytes(), options=_options(len(new)))))
+        if layout == HALF:
+            choices.append(("graded", _pack_graded(new, old)))
     best = min((len(payload) for _, payload in choices), default=len(new))
     if len(new) <= SMALL_BYTES or best > len(new) * GOOD_RESIDUAL_RATIO:
         if len(old) >= MIN_PREFIX_BYTES:
@@ -192,6 +202,10 @@ def _decode(old: Bytes, step: _Step, payload: bytes) -> bytes:
         if len(coded) != step.bytes:
             raise DeltaError("a region of the delta has the wrong length; fetch it again")
         return add(part, from_planes(coded, layout), layout).tobytes()
+    if step.coding == "graded":
+        if layout != HALF:
+            raise DeltaError("a region of the delta is damaged; fetch it again")
+        return _unpack_graded(payload, part)
     gaps, values = _unpack_gaps(payload, step.bytes)
     return add_at(part, decode_gaps(gaps, values, step.bytes), values, layout)
 
@@ -202,6 +216,67 @@ def _pack_gaps(residual: Bytes) -> bytes:
         zstd.compress(part, options=_options(len(part))) for part in encode_gaps(residual)
     )
     return struct.pack("<I", len(gaps)) + gaps + values
+
+
+def _pack_graded(new: Bytes, old: Bytes) -> bytes:
+    """Code every grade by itself; float16 and bfloat16 have their exponents in other places, so both are tried."""
+
+    def pack(size: int, bits: int) -> bytes:
+        coded = (_pack_plane(plane) for plane in split_grades(new[:size], old[:size], bits))
+        return bytes([bits]) + b"".join(coded)
+
+    trial = min(len(new), 2 * CHUNK_VALUES)
+    packed = {bits: pack(trial, bits) for bits in (FLOAT16_BITS, BFLOAT16_BITS)}
+    best = min(packed, key=lambda bits: len(packed[bits]))
+    return packed[best] if trial == len(new) else pack(len(new), best)
+
+
+def _pack_plane(plane: Bytes) -> bytes:
+    if not plane.any():
+        return b"0"
+    gaps, whole = (
+        _pack_gaps(plane),
+        zstd.compress(plane.tobytes(), options=_options(len(plane))),
+    )
+    kind, coded = (b"g", gaps) if len(gaps) < len(whole) else (b"z", whole)
+    return kind + struct.pack("<I", len(coded)) + coded
+
+
+def _unpack_graded(payload: bytes, old: Bytes) -> bytes:
+    bits = payload[0] if payload else 0
+    if bits not in (FLOAT16_BITS, BFLOAT16_BITS):
+        raise DeltaError("a region of the delta is damaged; fetch it again")
+    reader = _PlaneReader(payload)
+    return join_grades(reader.take, old, bits)
+
+
+class _PlaneReader:
+    """Reads the planes of a graded region in order."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._payload = payload
+        self._at = 1
+
+    def take(self, size: int) -> Bytes:
+        kind = self._payload[self._at : self._at + 1]
+        if kind == b"0":
+            self._at += 1
+            return np.zeros(size, np.uint8)
+        begin = self._at + 5
+        if kind not in (b"g", b"z") or len(self._payload) < begin:
+            raise DeltaError("a region of the delta is damaged; fetch it again")
+        (length,) = struct.unpack("<I", self._payload[begin - 4 : begin])
+        self._at = begin + length
+        coded = self._payload[begin : self._at]
+        if kind == b"z":
+            plane = np.frombuffer(_decompress(coded, size, None), np.uint8)
+            if len(plane) != size:
+                raise DeltaError("a region of the delta has the wrong length; fetch it again")
+            return plane
+        gaps, values = _unpack_gaps(coded, size)
+        plane = np.zeros(size, np.uint8)
+        plane[decode_gaps(gaps, values, size)] = values
+        return plane
 
 
 def _unpack_gaps(payload: bytes, size: int) -> tuple[Bytes, Bytes]:
@@ -266,7 +341,7 @@ def _mapped(path: Path) -> Iterator[Bytes]:
 
 class _Step(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, frozen=True)
-    coding: Literal["same", "gap", "residual", "prefix", "full"]
+    coding: Literal["same", "gap", "residual", "graded", "prefix", "full"]
     bytes: Annotated[int, Field(ge=0)]
     base_start: Annotated[int, Field(ge=0)]
     base_end: Annotated[int, Field(ge=0)]

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partition.errors import DeltaError
-from partition.release.delta import apply_delta, make_delta
+from partition.release.delta import apply_delta, make_delta, zstd
+from partition.release.graded import BFLOAT16_BITS, FLOAT16_BITS, join_grades, split_grades
 from partition.weights.tensor_layout import PLAIN, Field, block_bytes, read_regions
 
 DTYPES = {"I8": 1, "U8": 1, "F16": 2, "BF16": 2, "F32": 4}
@@ -115,6 +116,35 @@ def test_quantised_blocks_are_taken_apart_and_sparse_changes_stay_small(
     assert result.delta_bytes < 0.013 * len(new)
     region = next(region for region in read_regions(tmp_path / "new.gguf") if region.name)
     assert block_bytes(region.layout) == size
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_floats_are_graded_by_what_they_were(tmp_path, dtype):
+    random = np.random.default_rng(2)
+    before = random.normal(0, 0.02, 200_000).astype(np.float32)
+    after = before + random.choice([-2e-5, 2e-5], len(before)).astype(np.float32)
+    if dtype == "F16":
+        words = [values.astype(np.float16).view(np.uint16) for values in (before, after)]
+    else:
+        words = [(values.view(np.uint32) >> 16).astype(np.uint16) for values in (before, after)]
+    old, new = (safetensors({"a": (dtype, values.tobytes())}) for values in words)
+    result = round_trip(tmp_path, old, new, ".safetensors")
+    assert dict(result.by_coding)["graded"] == 400_000
+    xor = (words[0] ^ words[1]).view(np.uint8).reshape(-1, 2)
+    planes = zstd.compress(np.concatenate([xor[:, 0], xor[:, 1]]).tobytes(), 19)
+    assert result.delta_bytes < 0.75 * len(planes)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 65535), st.integers(0, 65535)), min_size=1, max_size=200),
+    st.sampled_from([FLOAT16_BITS, BFLOAT16_BITS]),
+)
+def test_graded_law_for_any_pair_of_floats(pairs, bits):
+    """Not-a-numbers, infinities and both zeros included."""
+    old, new = (np.array(side, np.uint16).view(np.uint8) for side in zip(*pairs, strict=True))
+    planes = split_grades(new, old, bits)
+    assert join_grades(lambda size: next(planes), old, bits) == new.tobytes()
 
 
 def test_long_gap_needs_several_bytes(tmp_path):
