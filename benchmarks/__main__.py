@@ -40,11 +40,16 @@ def names() -> list[str]:
     show_default=True,
     help="Folder of data to measure with.",
 )
-def benchmark(name: str, as_json: bool, quick: bool, data: Path) -> None:
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    help="Where measurements are kept: take new ones for so long, and go on there the next time.",
+)
+def benchmark(name: str, as_json: bool, quick: bool, data: Path, seconds: float | None) -> None:
     """Measure NAME, ours and the peer in turn."""
     module = importlib.import_module(f"benchmarks.{name}")
     table = Table("case", "ours", "theirs", "ratio", "unit", "peer", "runs", title=name)
-    for line in module.run(Options(quick=quick, data=data)):
+    for line in module.run(Options(quick=quick, data=data, seconds=seconds)):
         if as_json:
             click.echo(json.dumps(as_document(name, line), ensure_ascii=False))
             sys.stdout.flush()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,17 +21,25 @@ import platformdirs
 from benchmarks._shaped_link import ShapedLink
 from cloud_service.tenancy import pki
 from cloud_service.tenancy.identity import Identity
-from edge_agent.cloud.extend_stream import ExtendStream
+from edge_agent.cloud.cloud import CloudModel
+from edge_agent.cloud.extend_stream import FRAME_BYTES, ExtendStream
+from edge_agent.cloud.model_survey import ModelSurvey
 from edge_agent.extend.drafter import Drafter
+from edge_agent.extend.first_layers import FirstLayers
+from edge_agent.extend.frame_channel import FrameChannel
+from edge_agent.extend.session_cloud import opening_of
+from edge_agent.extend.split import SplitResult, SplitRun
 from edge_agent.extend.verify import Verification, VerifyResult
-from partition.extend.draft_length import RoundCosts
+from partition.extend.activations import Codec
+from partition.extend.draft_length import Acceptance, RoundCosts
 from partition.extend.frame_messages import Opening
-from partition.extend.frames import Agreement, Extend, Extended, prefix_hash
+from partition.extend.split import SplittingSession
 from partition.extend.verify import DraftingSession
 from partition.generation.sampling import SamplingRule, choose
+from partition.planning.link import probe
 from partition.planning.model_sizes import sizes_of
-from partition.planning.profile import Compute
-from partition.planning.profiler import Profiler, fit_polynomial
+from partition.planning.profile import Compute, Link
+from partition.planning.profiler import Profiler
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision
 from partition.store.model_store import ModelStore
@@ -43,8 +51,6 @@ from protos.request_id import new_request_id
 GREEDY = SamplingRule()
 DEVICE = Identity(tenant="bench", device="device-1")
 _CONTEXT_TOKENS = 1024
-_PREFILLS = (16, 64, 128, 256)
-_DRAFTS = (0, 1, 3, 7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +61,14 @@ class Timing:
     first_s: float
     total_s: float
     text: str = ""
+    sent_bytes: int = 0  # messages with gRPC's prefix
 
 
 class EdgeModel:
     """The device's model."""
 
     def __init__(self, name: str, *, precision: Precision = Precision.INT8) -> None:
-        path = ModelStore().get(name)
+        self.path = path = ModelStore().get(name)
         source = open_weights(path)
         self.tokenizer = Tokenizer.open(path)
         self.spec = source.spec
@@ -79,6 +86,29 @@ class EdgeModel:
         """Measure it as ``partition profile`` does."""
         sizes = sizes_of(self.spec, self._precision)
         return Profiler(self.stage, sizes, clock=time.perf_counter).measure(self.name).compute
+
+    def layers(self, count: int) -> FirstLayers:
+        """Its first layers by themselves, for a split with a cloud that runs the same file."""
+        return FirstLayers.open(
+            self.path,
+            count=count,
+            precision=self._precision,
+            threads=1,
+            context_tokens=_CONTEXT_TOKENS,
+            cache_dir=platformdirs.user_cache_path("tandem"),
+            max_memory_mb=None,
+        )
+
+    def profile_layers(self) -> Compute:
+        """Measure half of its layers as those of a split."""
+        half = self.layers(self.spec.num_layers // 2)
+        profiler = Profiler(
+            half.stage, sizes_of(self.spec, self._precision), clock=time.perf_counter
+        )
+        try:
+            return profiler.measure_layers(self.name, num_layers=half.count).compute
+        finally:
+            half.close()
 
     def write(self, prompt: tuple[int, ...], limit: int) -> Timing:
         """Answer alone."""
@@ -136,12 +166,37 @@ class CloudPair:
             times.append(time.perf_counter() - started)
         return float(np.median(times))
 
-    def stream(self, text: str, limit: int) -> Timing:
+    def link(self, *, bytes_per_s: float) -> Link:
+        """The link as ``edge-agent profile`` probes it, with the smaller frames that a benchmark has time for."""
+
+        def exchange(bytes_up: int, bytes_down: int) -> float:
+            request = inference_pb2.ProbeRequest(
+                padding=os.urandom(bytes_up), reply_bytes=bytes_down
+            )
+            return float(self._stub.Probe(request, timeout=60).server_us / 1e6)
+
+        large_bytes = round(min(262_144, max(16_384, 0.2 * bytes_per_s)))
+        found = probe(exchange, clock=time.perf_counter, num_large=2, large_bytes=large_bytes)
+        return Link(
+            round_trip_s=found.round_trip_s,
+            round_trip_p95_s=found.round_trip_p95_s,
+            jitter_s=found.jitter_s,
+            up_bytes_per_s=found.up_bytes_per_s,
+            down_bytes_per_s=found.down_bytes_per_s,
+        )
+
+    def stream(self, text: str, limit: int, *, sampling: SamplingRule = GREEDY) -> Timing:
         """Have the cloud answer alone, streaming."""
         request = inference_pb2.GenerateRequest(
             request_id=new_request_id(),
             messages=[inference_pb2.Message(role=inference_pb2.ROLE_USER, text=text)],
             max_output_tokens=limit,
+            sampling=inference_pb2.Sampling(
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                seed=sampling.seed,
+            ),
         )
         started, first_s, count, answer = time.perf_counter(), 0.0, 0, ""
         for event in self._stub.Generate(request, timeout=600):
@@ -150,26 +205,42 @@ class CloudPair:
             if event.HasField("finished"):
                 count, answer = event.finished.usage.output_tokens, event.finished.text
         total_s = time.perf_counter() - started
-        return Timing(num_tokens=count, first_s=first_s or total_s, total_s=total_s, text=answer)
+        return Timing(
+            num_tokens=count,
+            first_s=first_s or total_s,
+            total_s=total_s,
+            text=answer,
+            sent_bytes=request.ByteSize() + FRAME_BYTES,
+        )
 
     def verify(
-        self, edge: EdgeModel, prompt: tuple[int, ...], limit: int, *, costs: RoundCosts
+        self,
+        edge: EdgeModel,
+        prompt: tuple[int, ...],
+        limit: int,
+        *,
+        costs: RoundCosts,
+        acceptance: Acceptance | None = None,
+        sampling: SamplingRule = GREEDY,
+        wrap: Callable[[FrameChannel], FrameChannel] = lambda channel: channel,
     ) -> tuple[Timing, VerifyResult]:
-        """Have the device draft and the cloud verify."""
+        """Have the device draft and the cloud verify; ``wrap`` may put something into the way of the frames."""
         key = secrets.token_bytes(32)
+        opening = opening_of(self._known, sampling, prefix_key=key)
         session = DraftingSession(
             prompt, max_new_tokens=limit, key=key, end_ids=edge.tokenizer.end_ids
         )
         started = time.perf_counter()
         firsts: list[float] = []
-        drafter = Drafter(edge.stage, GREEDY, name="verify", clock=time.perf_counter)
-        stream = self.open(key)
+        drafter = Drafter(edge.stage, sampling, name="verify", clock=time.perf_counter)
+        stream = wrap(self._open(opening))
         try:
             result = Verification(
                 session,
                 drafter,
                 stream,
                 costs=costs,
+                acceptance=acceptance,
                 clock=time.perf_counter,
                 on_ids=lambda ids: firsts.append(time.perf_counter() - started),
                 prompt_timeout_s=120.0,
@@ -177,80 +248,77 @@ class CloudPair:
         finally:
             drafter.close()
             stream.close()
-        text = edge.tokenizer.decode([i for i in result.ids if i not in edge.tokenizer.end_ids])
-        timing = Timing(
+        first_s = firsts[0] if firsts else None
+        return self._timing(result, edge.tokenizer, started, first_s), result
+
+    def split(
+        self,
+        layers: FirstLayers,
+        prompt: tuple[int, ...],
+        limit: int,
+        *,
+        codec: Codec,
+        sampling: SamplingRule = GREEDY,
+        wrap: Callable[[FrameChannel], FrameChannel] = lambda channel: channel,
+    ) -> tuple[Timing, SplitResult]:
+        """Have the device run the first layers."""
+        session = SplittingSession(
+            prompt,
+            max_new_tokens=limit,
+            key=secrets.token_bytes(32),
+            end_ids=layers.tokenizer.end_ids,
+        )
+        opening = opening_of(self._known, sampling, stage_start=layers.count, codec=codec)
+        started = time.perf_counter()
+        stream = wrap(self._open(opening))
+        try:
+            result = SplitRun(
+                session,
+                layers.stage,
+                stream,
+                codec=codec,
+                clock=time.perf_counter,
+                name="split",
+                prompt_timeout_s=120.0,
+            ).run()
+        finally:
+            stream.close()
+        return self._timing(result, layers.tokenizer, started, result.first_token_s), result
+
+    def _timing(
+        self,
+        result: VerifyResult | SplitResult,
+        tokenizer: Tokenizer,
+        started: float,
+        first_s: float | None,
+    ) -> Timing:
+        return Timing(
             num_tokens=len(result.ids),
-            first_s=firsts[0] if firsts else 0.0,
+            first_s=first_s or 0.0,
             total_s=time.perf_counter() - started,
-            text=text,
-        )
-        return timing, result
-
-    def profile(self, *, vocab_size: int) -> Compute:
-        """Measure the cloud's model by frames whose replies say what they took."""
-        assert self._card is not None
-        random, key = np.random.default_rng(0), bytes(32)
-
-        def took(frames: list[tuple[int, int]]) -> float:
-            """Median server seconds of the last of some frames (positions, drafts), over fresh sessions."""
-            times = []
-            for _ in range(4):
-                stream = self.open(key)
-                ids: list[int] = []
-                seconds = 0.0
-                for number, (count, drafts) in enumerate(frames, start=1):
-                    fresh = random.integers(10, vocab_size, count).tolist()
-                    frame = Extend(
-                        round=number,
-                        base_len=len(ids),
-                        prefix_hash=prefix_hash(key, ids),
-                        ids=tuple(fresh),
-                        num_positions=count,
-                        draft_len=drafts,
-                    )
-                    stream.send(frame)
-                    reply = stream.receive(120.0)
-                    assert isinstance(reply, Extended)
-                    seconds = (reply.compute_us + reply.queue_us) / 1e6
-                    ids = [*ids, *fresh][: reply.len_after]
-                stream.close()
-                times.append(seconds)
-            return float(np.median(times[1:]))
-
-        layers = self._card.num_layers
-        prefill = [took([(count, 0)]) / layers for count in _PREFILLS]
-        decode = [took([(count, 0), (1, 0)]) / layers for count in (32, 256)]
-        verify = [took([(200, 0), (1 + drafts, drafts)]) for drafts in _DRAFTS]
-        a, b, c = fit_polynomial(_PREFILLS, prefill, degree=2)
-        d, e = fit_polynomial((32, 256), decode, degree=1)
-        base, slope = fit_polynomial(_DRAFTS, verify, degree=1)
-        return Compute(
-            model=self._card.model,
-            num_layers=layers,
-            hidden_size=self._card.hidden_size,
-            layer_prefill_s=(a, b, c),
-            layer_decode_s=(d, e),
-            verify_s=(base, slope),
+            text=tokenizer.decode([i for i in result.ids if i not in tokenizer.end_ids]),
         )
 
-    def open(self, key: bytes) -> ExtendStream:
-        """Open a session for token ids."""
+    def profile(self) -> Compute:
+        """Measure the cloud's model as ``edge-agent profile`` does."""
+        return ModelSurvey(self._open, self._known, clock=time.perf_counter).measure()
+
+    @property
+    def _known(self) -> CloudModel:
         card = self._card
         assert card is not None
-        opening = Opening(
-            session=secrets.token_hex(8),
-            agreement=Agreement(
-                fingerprint=card.fingerprint,
-                tokenizer_sha256=card.tokenizer_sha256,
-                chat_template_sha256=card.chat_template_sha256,
-                vocabulary_size=card.vocabulary_size,
-            ),
-            stage_start=0,
-            stage_end=card.num_layers,
-            sampling=GREEDY,
-            prefix_key=key,
+        return CloudModel(
+            model=card.model,
+            fingerprint=card.fingerprint,
+            tokenizer_sha256=card.tokenizer_sha256,
+            chat_template_sha256=card.chat_template_sha256,
+            vocabulary_size=card.vocabulary_size,
+            num_layers=card.num_layers,
+            hidden_size=card.hidden_size,
+            context_tokens=card.context_tokens,
         )
 
+    def _open(self, opening: Opening) -> ExtendStream:
         @contextmanager
         def lend() -> Iterator[grpc.Channel]:
             assert self._channel is not None
@@ -275,7 +343,7 @@ def cloud_pair(model: str, *, dtype: str = "auto") -> Iterator[CloudPair]:
         config.write_text(
             "[tls]\ncertificate = 'server.crt'\nkey = 'server.key'\nclient_authority = 'ca.crt'\n"
             f"[engine]\nkv_mib = 256\n[model]\nthreads = 1\ndtype = '{dtype}'\n[state]\ndirectory = 'state'\n"
-            "[drain]\nbalancer_s = 0.0\nfinish_s = 1.0\n"
+            f"[drain]\nbalancer_s = 0.0\nfinish_s = 1.0\n[tenants]\nadmitted = ['{DEVICE.tenant}']\n"
         )
         command = [
             sys.executable,

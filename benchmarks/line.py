@@ -12,6 +12,9 @@ class Options:
 
     quick: bool = False  # end within two minutes
     data: Path = Path("../shared/data")  # folder of data to measure with
+    seconds: float | None = (
+        None  # measure for so long, and go on there the next time; None: all, anew
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,19 +1,29 @@
 """How far the cost model is from what really happens, and whether the planner picks what is really fastest.
 
-Predicted against measured time to the first token and of the whole answer, for local, cloud and verify, over round trips and
-bandwidths; device and cloud on this machine, one thread each. The survival of drafts is measured on other prompts first.
+Predicted against measured seconds of whole answers, for local, cloud, verify and split, over round trips and bandwidths;
+device and cloud on this machine, one thread each. Everything that a prediction uses is measured before: both models and the
+split's layers as ``edge-agent profile`` does, each link by the probe, the acceptance of drafts on other reports. An error is
+that of a cell: one mode over one link, the mean of its answers. ``choice`` is among the modes of a request that leaves, and
+among all. With ``--seconds`` in slices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from benchmarks._cloud_pair import CloudPair, EdgeModel, Timing, cloud_pair
-from benchmarks._model_outputs import read_examples
+from benchmarks._kept import Kept
+from benchmarks._report_prompts import ReportPrompts, ids_of
 from benchmarks.line import Line, Options
-from benchmarks.verify import PROMPT
+from edge_agent.extend.first_layers import FirstLayers
+from partition.extend.activations import Codec
+from partition.extend.draft_length import Acceptance, geometric
 from partition.planning.cost import (
     Mode,
     Prediction,
@@ -23,136 +33,203 @@ from partition.planning.cost import (
     cloud,
     local,
     round_costs,
+    split,
     verify,
 )
 from partition.planning.profile import Compute, Link
-from partition.task import Message, Role
 
 MODEL = "smollm2-135m-instruct"
-OUTPUT_TOKENS = 24
+OUTPUT_TOKENS = 16
+CUT = 15
+CODEC = Codec.INT8
+MODES = (Mode.LOCAL, Mode.CLOUD, Mode.VERIFY, Mode.SPLIT)
+_FIRST_MEASURED = 20  # reports before it are for the acceptance
 _NEAR = 1.05  # a choice this close to the best is as good
+_COMPUTE = TypeAdapter(Compute)
+_LINK = TypeAdapter(Link)
 
 
 def run(options: Options) -> Iterator[Line]:
     """Measure."""
     trips = (0, 50) if options.quick else (0, 20, 50, 100)
     rates = (10,) if options.quick else (1, 10, 100)
-    count = 2 if options.quick else 5
-    examples = read_examples(options.data / "cxr" / "dev.jsonl")
-    texts = [PROMPT.format(text=example.text) for example in examples]
+    kept = Kept(f"plan-accuracy-{MODEL}-{OUTPUT_TOKENS}", options.seconds)
     edge = EdgeModel(MODEL)
-    errors: list[float] = []
-    is_near: list[bool] = []
+    layers = edge.layers(CUT)
     with cloud_pair(MODEL) as pair:
-        with pair.over(round_trip_s=0.0, bytes_per_s=1e9):
-            device, server = edge.profile(), pair.profile(vocab_size=edge.tokenizer.vocab_size)
-            survival = _survival(pair, edge, device, server, texts[20 : 20 + count])
-        for trip_ms in trips:
-            for mbit in rates:
-                rate = mbit * 125_000.0
-                with pair.over(round_trip_s=trip_ms / 1000, bytes_per_s=rate):
-                    link = Link(
-                        round_trip_s=pair.round_trip_s(), up_bytes_per_s=rate, down_bytes_per_s=rate
-                    )
-                    cell = _Cell(pair, edge, device, server, link, survival)
-                    measured = [cell.measure(text) for text in texts[:count]]
-                where = f"{trip_ms} ms {mbit} Mbit/s"
-                for mode in (Mode.LOCAL, Mode.CLOUD, Mode.VERIFY):
-                    wrong = [abs(found[mode][0] / found[mode][1] - 1) for found in measured]
-                    errors += wrong
-                    yield Line(
-                        case=f"error {mode} {where} {MODEL}",
-                        ours=float(np.median(wrong)),
-                        unit="share of the measured time",
-                        runs=count,
-                    )
-                is_near += [_is_near_best(found) for found in measured]
-    yield Line(case="error median", ours=float(np.median(errors)), unit="share", runs=len(errors))
-    yield Line(
-        case="error p90", ours=float(np.quantile(errors, 0.9)), unit="share", runs=len(errors)
-    )
-    yield Line(
-        case="choice within 5 % of the fastest",
-        ours=float(np.mean(is_near)),
-        unit="share of cells",
-        runs=len(is_near),
-    )
+        grid = _Grid(pair, edge, layers, ReportPrompts(options.data), kept)
+        if grid.profiled():
+            for report in range(1 if options.quick else 3):
+                for trip_ms in trips:
+                    for mbit in rates:
+                        grid.measure(trip_ms, mbit, report)
+    yield from grid.lines()
 
 
-class _Cell:
-    """One link, and the predictions for it."""
+class _Grid:
+    """Links by modes, and what was measured of each."""
 
     def __init__(
         self,
         pair: CloudPair,
         edge: EdgeModel,
-        device: Compute,
-        server: Compute,
-        link: Link,
-        survival: tuple[float, ...],
+        layers: FirstLayers,
+        prompts: ReportPrompts,
+        kept: Kept,
     ) -> None:
-        self._pair, self._edge, self._link = pair, edge, link
-        self._device, self._server, self._survival = device, server, survival
+        self._pair, self._edge, self._layers = pair, edge, layers
+        self._prompts, self._kept = prompts, kept
+        self._num_runs = 0
+        self._learnt = Acceptance()
+        self._found: dict[tuple[int, int], list[dict[Mode, tuple[float, float]]]] = {}
 
-    def measure(self, text: str) -> dict[Mode, tuple[float, float]]:
-        """Predicted and measured seconds of one answer, by mode."""
-        prompt = prompt_of(self._edge, text)
-        costs = round_costs(self._scenario(len(prompt), OUTPUT_TOKENS))
-        timings = {
-            Mode.LOCAL: self._edge.write(prompt, OUTPUT_TOKENS),
-            Mode.CLOUD: self._pair.stream(text, OUTPUT_TOKENS),
-            Mode.VERIFY: self._pair.verify(self._edge, prompt, OUTPUT_TOKENS, costs=costs)[0],
-        }
+    def profiled(self) -> bool:
+        """Measure what predictions need; False when there is no time for it."""
+        kept, pair = self._kept, self._pair
+        with pair.over(round_trip_s=0.0, bytes_per_s=1e9):
+            values = [
+                kept.get("device", lambda: asdict(self._edge.profile())),
+                kept.get("layers", lambda: asdict(self._edge.profile_layers())),
+                kept.get("cloud", lambda: asdict(pair.profile())),
+            ]
+            if None in values:
+                return False
+            self._device, self._device_layers, self._server = map(_COMPUTE.validate_python, values)
+            self._acceptance = 0.8
+            acceptance = kept.get("acceptance", self._measure_acceptance)
+        if acceptance is None:
+            return False
+        self._acceptance = acceptance
+        return True
+
+    def measure(self, trip_ms: int, mbit: int, report: int) -> None:
+        """Every mode in turn over one link, for one report."""
+        rate = mbit * 125_000.0
+        with self._pair.over(round_trip_s=trip_ms / 1000, bytes_per_s=rate):
+            link = self._kept.get(
+                f"link {trip_ms} {mbit}", lambda: asdict(self._pair.link(bytes_per_s=rate))
+            )
+            if link is None:
+                return
+            known = _LINK.validate_python(link)
+            rows = {
+                mode: self._kept.get(
+                    f"{trip_ms} {mbit} {report} {mode}", partial(self._one, mode, report, known)
+                )
+                for mode in MODES
+            }
+        if None in rows.values():
+            return
+        self._found.setdefault((trip_ms, mbit), []).append(
+            {
+                mode: (self._predict(mode, known, row).total_s, row["total_s"])
+                for mode, row in rows.items()
+            }
+        )
+
+    def _one(self, mode: Mode, report: int, link: Link) -> dict[str, Any]:
+        self._num_runs += 1  # a prompt is never sent twice: the cloud would know its beginning
+        run = self._kept.number(self._num_runs)
+        text = self._prompts.text(_FIRST_MEASURED + report, run=run)
+        prompt = ids_of(self._edge, text)
+        timing: Timing
+        counts: dict[str, int] = {}
+        if mode is Mode.LOCAL:
+            timing = self._edge.write(prompt, OUTPUT_TOKENS)
+        elif mode is Mode.CLOUD:
+            timing = self._pair.stream(text, OUTPUT_TOKENS)
+        elif mode is Mode.VERIFY:
+            costs = round_costs(self._scenario(link, len(prompt), OUTPUT_TOKENS))
+            timing, result = self._pair.verify(
+                self._edge, prompt, OUTPUT_TOKENS, costs=costs, acceptance=self._learnt
+            )
+            counts = {
+                "rounds": result.num_rounds,
+                "drafted": result.num_drafted,
+                "accepted": result.num_accepted,
+            }
+        else:
+            timing, _ = self._pair.split(self._layers, prompt, OUTPUT_TOKENS, codec=CODEC)
         return {
-            mode: (self._predict(mode, len(prompt), timing), timing.total_s)
-            for mode, timing in timings.items()
+            "prompt": len(prompt),
+            "tokens": timing.num_tokens,
+            "first_s": timing.first_s,
+            "total_s": timing.total_s,
+            **counts,
         }
 
-    def _predict(self, mode: Mode, prompt_tokens: int, timing: Timing) -> float:
-        predict = {Mode.LOCAL: local, Mode.CLOUD: cloud, Mode.VERIFY: verify}[mode]
-        found: Prediction = predict(self._scenario(prompt_tokens, max(1, timing.num_tokens)))
-        return found.total_s
+    def _predict(self, mode: Mode, link: Link, row: dict[str, Any]) -> Prediction:
+        scenario = self._scenario(link, row["prompt"], max(1, row["tokens"]))
+        if mode is Mode.SPLIT:
+            return split(scenario, CUT)
+        return {Mode.LOCAL: local, Mode.CLOUD: cloud, Mode.VERIFY: verify}[mode](scenario)
 
-    def _scenario(self, prompt_tokens: int, output_tokens: int) -> Scenario:
+    def _scenario(self, link: Link, prompt_tokens: int, output_tokens: int) -> Scenario:
         return Scenario(
             edge=self._device,
+            edge_layers=self._device_layers,
             cloud=self._server,
-            link=self._link,
+            link=link,
             workload=Workload(prompt_tokens=prompt_tokens, output_tokens=output_tokens),
             routing=Routing(local_quality=0.95),
-            survival=self._survival,
+            survival=geometric(self._acceptance),
+            codec=CODEC,
         )
 
+    def _measure_acceptance(self) -> float:
+        link = Link(round_trip_s=0.02, up_bytes_per_s=1e9, down_bytes_per_s=1e9)
+        stood = judged = 0
+        for report in range(6):
+            prompt = ids_of(self._edge, self._prompts.text(report))
+            costs = round_costs(self._scenario(link, len(prompt), OUTPUT_TOKENS))
+            _, result = self._pair.verify(
+                self._edge, prompt, OUTPUT_TOKENS, costs=costs, acceptance=self._learnt
+            )
+            stood += result.num_accepted
+            # In a round with a refusal one draft was judged and refused; the rest of it was not judged.
+            judged += min(result.num_drafted, result.num_accepted + result.num_rounds)
+        return (stood + 1) / (judged + 2)
 
-def prompt_of(edge: EdgeModel, text: str) -> tuple[int, ...]:
-    """Token ids of a prompt, as both sides make them."""
-    messages = (Message(role=Role.USER, text=text),)
-    return edge.tokenizer.encode(edge.tokenizer.chat.render(messages), with_specials=True)
+    def lines(self) -> Iterator[Line]:
+        """Errors by cell, over the grid, and how good the choice was."""
+        errors: list[float] = []
+        near: dict[bool, list[bool]] = {False: [], True: []}
+        for (trip_ms, mbit), rows in self._found.items():
+            means = {
+                mode: tuple(float(np.mean([row[mode][part] for row in rows])) for part in (0, 1))
+                for mode in MODES
+            }
+            for mode, (predicted, measured) in means.items():
+                errors.append(abs(predicted / measured - 1))
+                yield Line(
+                    case=f"{mode} {trip_ms} ms {mbit} Mbit/s {MODEL}",
+                    ours=predicted,
+                    theirs=measured,
+                    peer="measured",
+                    unit="s predicted",
+                    runs=len(rows),
+                )
+            for leaves in near:
+                near[leaves].append(
+                    _is_near_best(
+                        {m: v for m, v in means.items() if m is not Mode.LOCAL or not leaves}
+                    )
+                )
+        if not errors:
+            return
+        count = len(errors)
+        yield Line(case="error median", ours=float(np.median(errors)), unit="share", runs=count)
+        yield Line(case="error p90", ours=float(np.quantile(errors, 0.9)), unit="share", runs=count)
+        for leaves, where in ((True, "that leave"), (False, "all")):
+            yield Line(
+                case=f"choice within 5 % of the fastest, modes {where}",
+                ours=float(np.mean(near[leaves])),
+                unit="share of cells",
+                runs=len(near[leaves]),
+            )
 
 
-def _survival(
-    pair: CloudPair, edge: EdgeModel, device: Compute, server: Compute, texts: list[str]
-) -> tuple[float, ...]:
-    """S_1 .. S_16 as a geometric row through the measured acceptance."""
-    link = Link(round_trip_s=0.002, up_bytes_per_s=1e9, down_bytes_per_s=1e9)
-    stood = judged = 0
-    for text in texts:
-        prompt = prompt_of(edge, text)
-        scenario = Scenario(
-            edge=device,
-            cloud=server,
-            link=link,
-            workload=Workload(prompt_tokens=len(prompt), output_tokens=OUTPUT_TOKENS),
-        )
-        _, result = pair.verify(edge, prompt, OUTPUT_TOKENS, costs=round_costs(scenario))
-        stood += result.num_accepted
-        # In a round with a refusal one draft was judged and refused; the rest of it was not judged.
-        judged += min(result.num_drafted, result.num_accepted + result.num_rounds)
-    acceptance = (stood + 1) / (judged + 2)
-    return tuple(acceptance**length for length in range(1, 17))
-
-
-def _is_near_best(found: dict[Mode, tuple[float, float]]) -> bool:
+def _is_near_best(means: dict[Mode, tuple[float, ...]]) -> bool:
     """Whether the mode predicted fastest was within 5 % of the one measured fastest."""
-    chosen = min(found, key=lambda mode: found[mode][0])
-    return found[chosen][1] <= _NEAR * min(measured for _, measured in found.values())
+    chosen = min(means, key=lambda mode: means[mode][0])
+    return means[chosen][1] <= _NEAR * min(measured for _, measured in means.values())

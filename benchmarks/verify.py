@@ -1,100 +1,180 @@
 """VERIFY against the cloud's own streaming and against one token a round trip: tokens a second over a shaped link.
 
-Both sides run on this machine, one thread each, over mutual TLS; report impressions, greedy. The text must be the cloud's own.
+Both sides run on this machine, one thread each, over mutual TLS; impressions of reports, greedy, each prompt new to the cloud.
+``break-even`` is the round trip at which VERIFY and streaming should be equally fast by the formula, from measured costs and
+acceptance. With ``--seconds`` in slices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from benchmarks._cloud_pair import CloudPair, EdgeModel, Timing, cloud_pair, no_drafts
-from benchmarks._model_outputs import read_examples
+from benchmarks._kept import Kept
+from benchmarks._report_prompts import ReportPrompts, ids_of
 from benchmarks.line import Line, Options
-from partition.extend.draft_length import RoundCosts
-from partition.planning.cost import Scenario, Workload, round_costs
-from partition.planning.profile import Link
-from partition.task import Message, Role
+from partition.extend.draft_length import Acceptance, RoundCosts, break_even_round_trip_s, geometric
+from partition.planning.cost import Scenario, Workload, cloud, round_costs
+from partition.planning.profile import Compute, Link
 
 PAIRS = {
     False: ("qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct"),
     True: ("smollm2-135m-instruct", "smollm2-135m-instruct"),
 }
-PROMPT = (
-    "Write the impression of this chest X-ray report in one or two sentences.\nFindings: {text}"
-)
 BYTES_PER_S = 1.25e6  # ten megabits
+MODES = ("verify", "cloud streaming", "one token a round trip")
+_COMPUTE = TypeAdapter(Compute)
 
 
 def run(options: Options) -> Iterator[Line]:
     """Measure."""
     small, large = PAIRS[options.quick]
-    examples = read_examples(options.data / "cxr" / "dev.jsonl")[: 2 if options.quick else 12]
-    texts = [PROMPT.format(text=example.text) for example in examples]
     limit = 24 if options.quick else 48
+    kept = Kept(f"verify-{small}-{large}-{limit}", options.seconds)
+    prompts = ReportPrompts(options.data)
     edge = EdgeModel(small)
-    # Identity is a matter of float32: in bfloat16 near ties turn with the shape of the batch.
-    with cloud_pair(large, dtype="float32" if options.quick else "auto") as pair:
-        with pair.over(round_trip_s=0.0, bytes_per_s=1e9):
-            device, cloud = edge.profile(), pair.profile(vocab_size=edge.tokenizer.vocab_size)
-        for trip_ms in (50,) if options.quick else (0, 20, 50, 100):
-            with pair.over(round_trip_s=trip_ms / 1000, bytes_per_s=BYTES_PER_S):
-                link = Link(
-                    round_trip_s=pair.round_trip_s(),
-                    up_bytes_per_s=BYTES_PER_S,
-                    down_bytes_per_s=BYTES_PER_S,
-                )
-                costs = round_costs(
-                    Scenario(
-                        edge=device,
-                        cloud=cloud,
-                        link=link,
-                        workload=Workload(prompt_tokens=200, output_tokens=limit),
+    with cloud_pair(large) as pair:
+        bench = _Bench(pair, edge, prompts, kept, limit)
+        if not bench.profiled():
+            return
+        for trip_ms in (50,) if options.quick else (50, 0, 150):
+            bench.measure(trip_ms, num_reports=2 if options.quick else 6)
+            yield from bench.lines(trip_ms, large)
+        yield from bench.break_even(large)
+
+
+class _Bench:
+    """One pair of models, and what has been measured of it."""
+
+    def __init__(
+        self, pair: CloudPair, edge: EdgeModel, prompts: ReportPrompts, kept: Kept, limit: int
+    ) -> None:
+        self._pair, self._edge, self._prompts = pair, edge, prompts
+        self._kept, self._limit = kept, limit
+        self._acceptance = Acceptance()  # an agent learns it from one answer to the next
+        self._rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
+
+    def profiled(self) -> bool:
+        """Measure both models; False when there is no time for it."""
+        with self._pair.over(round_trip_s=0.0, bytes_per_s=1e9):
+            device = self._kept.get("device", lambda: asdict(self._edge.profile()))
+            large = self._kept.get("cloud", lambda: asdict(self._pair.profile()))
+        if device is None or large is None:
+            return False
+        self._device, self._cloud = map(_COMPUTE.validate_python, (device, large))
+        return True
+
+    def measure(self, trip_ms: int, *, num_reports: int) -> None:
+        """All modes in turn for each report, as far as time allows."""
+        with self._pair.over(round_trip_s=trip_ms / 1000, bytes_per_s=BYTES_PER_S):
+            costs = round_costs(self._scenario(self._pair.round_trip_s(), self._limit))
+            for report in range(num_reports):
+                found = [
+                    self._kept.get(
+                        f"{trip_ms} {report} {mode}", partial(self._one, report, number, costs)
                     )
-                )
-                yield from _compare(pair, edge, texts, limit, costs, f"{trip_ms} ms {large}")
+                    for number, mode in enumerate(MODES)
+                ]
+                if None in found:
+                    return
+                for mode, row in zip(MODES, found, strict=True):
+                    self._rows.setdefault((trip_ms, mode), []).append(row)
 
-
-def _compare(
-    pair: CloudPair, edge: EdgeModel, texts: list[str], limit: int, costs: RoundCosts, where: str
-) -> Iterator[Line]:
-    verified: list[Timing] = []
-    streamed: list[Timing] = []
-    stepped: list[Timing] = []
-    accepted = drafted = rounds = same = 0
-    for text in texts:
-        messages = (Message(role=Role.USER, text=text),)
-        prompt = edge.tokenizer.encode(edge.tokenizer.chat.render(messages), with_specials=True)
-        timing, result = pair.verify(edge, prompt, limit, costs=costs)
-        verified.append(timing)
-        streamed.append(pair.stream(text, limit))
-        stepped.append(pair.verify(edge, prompt, limit, costs=no_drafts(costs))[0])
-        accepted, drafted = accepted + result.num_accepted, drafted + result.num_drafted
-        rounds += result.num_rounds
-        same += timing.text.strip() == streamed[-1].text.strip()
-    ours = _rate(verified)
-    peers = (("cloud streaming", streamed), ("one token a round trip", stepped))
-    for peer, timings in peers:
-        yield Line(
-            case=f"verify {where} against {peer}",
-            ours=ours,
-            theirs=_rate(timings),
-            peer=f"tandem {peer}",
-            unit="tokens/s",
-            runs=len(texts),
+    def _one(self, report: int, number: int, costs: RoundCosts) -> dict[str, Any]:
+        text = self._prompts.text(report, run=number)
+        if MODES[number] == "cloud streaming":
+            return _row(self._pair.stream(text, self._limit))
+        timing, result = self._pair.verify(
+            self._edge,
+            ids_of(self._edge, text),
+            self._limit,
+            costs=no_drafts(costs) if number else costs,
+            acceptance=None if number else self._acceptance,
         )
-    tokens = sum(timing.num_tokens for timing in verified)
-    yield Line(
-        case=f"accepted {where}",
-        ours=accepted / max(drafted, 1),
-        unit="share of drafts",
-        runs=drafted,
-    )
-    yield Line(case=f"tokens-a-pass {where}", ours=tokens / rounds, unit="tokens", runs=rounds)
-    yield Line(case=f"same-text {where}", ours=same / len(texts), unit="share", runs=len(texts))
+        judged = min(result.num_drafted, result.num_accepted + result.num_rounds)
+        return {
+            **_row(timing),
+            "rounds": result.num_rounds,
+            "drafted": result.num_drafted,
+            "judged": judged,
+            "accepted": result.num_accepted,
+        }
+
+    def lines(self, trip_ms: int, model: str) -> Iterator[Line]:
+        """What came of one round trip."""
+        rows = {mode: self._rows.get((trip_ms, mode), []) for mode in MODES}
+        count = len(rows[MODES[0]])
+        if not count:
+            return
+        where = f"{trip_ms} ms {model}"
+        for what, rate in (("whole answer", _whole), ("after the first token", _later)):
+            ours = float(np.median([rate(row) for row in rows["verify"]]))
+            for peer in MODES[1:]:
+                yield Line(
+                    case=f"verify {where}, {what}, against {peer}",
+                    ours=ours,
+                    theirs=float(np.median([rate(row) for row in rows[peer]])),
+                    peer=f"tandem {peer}",
+                    unit="tokens/s",
+                    runs=count,
+                )
+        total = {
+            key: sum(row[key] for row in rows["verify"])
+            for key in ("tokens", "rounds", "drafted", "judged", "accepted")
+        }
+        yield Line(
+            case=f"accepted {where}",
+            ours=total["accepted"] / max(1, total["judged"]),
+            unit="share of judged drafts",
+            runs=total["judged"],
+        )
+        yield Line(
+            case=f"tokens-a-pass {where}",
+            ours=total["tokens"] / total["rounds"],
+            unit="tokens",
+            runs=total["rounds"],
+        )
+
+    def break_even(self, model: str) -> Iterator[Line]:
+        """Where the formula puts the break-even, and on which side each measured round trip fell."""
+        rows = [row for (_, mode), found in self._rows.items() if mode == "verify" for row in found]
+        if not rows:
+            return
+        acceptance = sum(row["accepted"] for row in rows) / max(1, sum(r["judged"] for r in rows))
+        scenario = self._scenario(0.0, self._limit)
+        streaming_s = cloud(scenario).tpot_s
+        at_s, length = break_even_round_trip_s(
+            round_costs(scenario), geometric(acceptance), streaming_s
+        )
+        yield Line(case=f"break-even {model}", ours=1000 * at_s, unit="ms", runs=len(rows))
+        yield Line(case=f"break-even draft {model}", ours=float(length), unit="tokens", runs=1)
+
+    def _scenario(self, round_trip_s: float, output_tokens: int) -> Scenario:
+        return Scenario(
+            edge=self._device,
+            cloud=self._cloud,
+            link=Link(
+                round_trip_s=round_trip_s,
+                up_bytes_per_s=BYTES_PER_S,
+                down_bytes_per_s=BYTES_PER_S,
+            ),
+            workload=Workload(prompt_tokens=150, output_tokens=output_tokens),
+        )
 
 
-def _rate(timings: list[Timing]) -> float:
-    """Median tokens a second."""
-    return float(np.median([timing.num_tokens / timing.total_s for timing in timings]))
+def _row(timing: Timing) -> dict[str, Any]:
+    return {"tokens": timing.num_tokens, "first_s": timing.first_s, "total_s": timing.total_s}
+
+
+def _whole(row: dict[str, Any]) -> float:
+    return float(row["tokens"] / row["total_s"])
+
+
+def _later(row: dict[str, Any]) -> float:
+    return float((row["tokens"] - 1) / max(1e-9, row["total_s"] - row["first_s"]))

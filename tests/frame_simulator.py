@@ -121,6 +121,7 @@ class SimulatedFrames:
         self._gone_after, self._silent_after, self._mismatch = gone_after, silent_after, mismatch
         self._on_the_way: list[tuple[float, Reply]] = []
         self.sent_bytes = 0
+        self.received_at = 0.0
         self.num_sent = 0
         self.is_closed = False
 
@@ -163,6 +164,7 @@ class SimulatedFrames:
             return None
         arrives, reply = self._on_the_way.pop(0)
         self._clock.now = max(self._clock.now, arrives)
+        self.received_at = arrives
         return reply
 
     def close(self) -> None:

@@ -59,6 +59,7 @@ class ExtendStream:
         self._live: _Stream | None = None
         self._num_breaks = 0
         self.sent_bytes = 0
+        self.received_at = 0.0
 
     @property
     def is_reachable(self) -> bool:
@@ -68,7 +69,7 @@ class ExtendStream:
     def send(self, frame: Extend) -> None:
         """See :class:`edge_agent.extend.frame_channel.FrameChannel`."""
         if self._live is None:
-            self._live = _Stream(self._lend)
+            self._live = _Stream(self._lend, self._clock)
             self._put(opening_to_message(self._opening))
         self._put(frame_to_message(frame))
 
@@ -81,7 +82,9 @@ class ExtendStream:
         until = self._clock() + timeout_s
         while self._live is not None:
             try:
-                event = self._live.events.get(timeout=max(0.0, until - self._clock()))
+                event, self.received_at = self._live.events.get(
+                    timeout=max(0.0, until - self._clock())
+                )
             except queue.Empty:
                 return None
             if isinstance(event, WireError):
@@ -119,9 +122,15 @@ class ExtendStream:
 class _Stream:
     """One call of Extend, its writer's queue and its reader's thread."""
 
-    def __init__(self, lend: Callable[[], AbstractContextManager[grpc.Channel]]) -> None:
+    def __init__(
+        self,
+        lend: Callable[[], AbstractContextManager[grpc.Channel]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
         self.requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self.events: queue.SimpleQueue[_Response | WireError] = queue.SimpleQueue()
+        # With the moment of arrival: the device may compute for long before it looks.
+        self.events: queue.SimpleQueue[tuple[_Response | WireError, float]] = queue.SimpleQueue()
         self._stack = ExitStack()
         channel = self._stack.enter_context(lend())
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
@@ -145,8 +154,11 @@ class _Stream:
     def _read(self) -> None:
         try:
             for response in self._call:
-                self.events.put(response)
+                self._put(response)
         except grpc.RpcError as error:
-            self.events.put(from_rpc_error(error))
+            self._put(from_rpc_error(error))
         else:
-            self.events.put(UnavailableError("the cloud ended the stream; try again"))
+            self._put(UnavailableError("the cloud ended the stream; try again"))
+
+    def _put(self, event: _Response | WireError) -> None:
+        self.events.put((event, self._clock()))

@@ -51,7 +51,7 @@ class Exchange:
         channel: The way to the cloud, open.
         clock: Monotonic seconds.
         prompt_timeout_s: How long to wait for the reply to a part of the prompt.
-        on_exchange: Told of every answered frame after the prompt that was sent once: a sample of link and cloud.
+        on_exchange: Told of every answered frame that was sent once: a sample of link and cloud.
     """
 
     def __init__(
@@ -123,19 +123,21 @@ class Exchange:
                 new_ids=new,
                 num_positions=frame.num_positions,
                 sent_bytes=self._channel.sent_bytes - bytes_before,
-                elapsed_s=self._clock() - sent_at,
+                elapsed_s=self._channel.received_at - sent_at,
                 is_repeated=misses > 0,
             )
             self._learn(exchanged, is_prompt=is_prompt)
             return exchanged
 
     def _learn(self, exchanged: Exchanged, *, is_prompt: bool) -> None:
-        # The device computes while a prompt is away, and of a frame sent twice the wrong one may have been timed.
-        if is_prompt or exchanged.is_repeated or isinstance(exchanged.reply, NeedPrefill):
+        # Of a frame sent twice the wrong one may have been timed.
+        if exchanged.is_repeated or isinstance(exchanged.reply, NeedPrefill):
             return
+        self._on_exchange(exchanged)
+        if is_prompt:
+            return  # takes much longer than a round: no measure for its timeout
         self.round_trip.add(max(0.0, exchanged.elapsed_s - exchanged.server_s))
         self.server.add(exchanged.server_s)
-        self._on_exchange(exchanged)
 
     def _timeout_s(self, *, is_prompt: bool) -> float:
         trip, server = self.round_trip.percentile(0.95), self.server.percentile(0.95)

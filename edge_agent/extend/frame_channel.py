@@ -19,6 +19,10 @@ class FrameChannel(Protocol):
         """Bytes sent so far, framing included."""
 
     @property
+    def received_at(self) -> float:
+        """When the last reply arrived, seconds on the clock of whoever opened the channel; it may have waited since."""
+
+    @property
     def is_reachable(self) -> bool:
         """Whether the cloud can be reached at all; False once opening the way again has failed."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.errors import ConfigError
 from partition.extend.activations import Codec
+from partition.extend.draft_length import MAX_DRAFT
 from partition.planning.conditions import Conditions
 from partition.planning.cost import Mode, Scenario, Workload
 from partition.planning.live_plan import LivePlan, LiveState
@@ -149,12 +150,13 @@ class TaskPlans:
 
     def verified(self, exchanged: Exchanged) -> None:
         """A frame of VERIFY: tells how busy the cloud is besides."""
-        if self._scenario.cloud is not None:
-            base_s, slope_s = self._scenario.cloud.verification(
-                self._scenario.workload.mean_context
-            )
+        cloud, positions = self._scenario.cloud, exchanged.num_positions
+        if cloud is not None:
+            base_s, slope_s = cloud.verification(self._scenario.workload.mean_context)
+            is_round = positions <= MAX_DRAFT + 1
+            predicted_s = base_s + slope_s * (positions - 1)
             self._conditions.observe_cloud(
-                predicted_s=base_s + slope_s * (exchanged.num_positions - 1),
+                predicted_s=predicted_s if is_round else cloud.prefill(positions),
                 measured_s=exchanged.server_s,
             )
         self.exchanged(exchanged)

@@ -20,7 +20,7 @@ from edge_agent.extend.exchange import OnExchange
 from edge_agent.extend.session_cloud import KnownModel, SessionCloud, opening_of
 from edge_agent.extend.verify import Ending, Verification, VerifyResult
 from edge_agent.local_model import LocalModel
-from partition.extend.draft_length import RoundCosts
+from partition.extend.draft_length import Acceptance, RoundCosts
 from partition.extend.frames import PREFIX_KEY_BYTES
 from partition.extend.verify import DraftingSession
 from partition.generation.sampling import SamplingRule
@@ -74,6 +74,7 @@ class VerifiedAnswers:
         self._clock = clock
         self._drafting = threading.Lock()  # one cache for drafts, whatever waits for it
         self._model = KnownModel(cloud)
+        self._acceptance = Acceptance()  # used by whoever drafts
 
     def why_not(self, model: LocalModel, options: GenerateOptions) -> str:
         """Why this request cannot go by VERIFY, in one sentence; empty when it can.
@@ -141,6 +142,7 @@ class VerifiedAnswers:
                     drafter,
                     channel,
                     costs=self._costs,
+                    acceptance=self._acceptance,
                     clock=self._clock,
                     on_ids=writer.add,
                     on_exchange=self._on_exchange,
@@ -152,6 +154,7 @@ class VerifiedAnswers:
                 channel.close()
         if result.ending is Ending.MISMATCH:
             self._model.forget()
+            self._acceptance = Acceptance()
         verified = (
             result.ids if result.unverified_from is None else result.ids[: result.unverified_from]
         )

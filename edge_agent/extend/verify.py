@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from edge_agent.extend.drafter import Draft, Drafter
 from edge_agent.extend.exchange import PROMPT_TIMEOUT_S, Exchange, Exchanged, OnExchange
 from edge_agent.extend.frame_channel import FrameChannel
-from partition.extend.draft_length import DraftLength, RoundCosts
+from partition.extend.draft_length import Acceptance, DraftLength, RoundCosts
 from partition.extend.fallback import Health, Step, next_step
 from partition.extend.frames import Extended, Mismatch
 from partition.extend.verify import DraftingSession
@@ -54,6 +54,7 @@ class Verification:
         drafter: The device's model.
         channel: The way to the cloud, open.
         costs: Predicted costs of a round.
+        acceptance: Learnt from this pair's earlier answers, and from this one; None: from this one alone.
         clock: Monotonic seconds.
         on_ids: Gets newly committed ids as they come.
         on_exchange: Told of each frame after the prompt, for the live plan.
@@ -70,6 +71,7 @@ class Verification:
         channel: FrameChannel,
         *,
         costs: RoundCosts,
+        acceptance: Acceptance | None = None,
         clock: Callable[[], float],
         on_ids: Callable[[tuple[int, ...]], None] = lambda ids: None,
         on_exchange: OnExchange = lambda exchanged: None,
@@ -88,7 +90,7 @@ class Verification:
             on_exchange=on_exchange,
         )
         self._costs = costs
-        self._length = DraftLength(costs)
+        self._length = DraftLength(costs, acceptance=acceptance)
         self._clock = clock
         self._on_ids = on_ids
         self._streaming_s = streaming_s

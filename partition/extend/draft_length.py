@@ -177,13 +177,16 @@ class DraftLength:
     Args:
         costs: Predicted costs of a round, until rounds have been measured.
         most: Drafts a round at most.
+        acceptance: What earlier answers of this pair of models have taught; None: nothing yet.
     """
 
-    def __init__(self, costs: RoundCosts, *, most: int = MAX_DRAFT) -> None:
+    def __init__(
+        self, costs: RoundCosts, *, most: int = MAX_DRAFT, acceptance: Acceptance | None = None
+    ) -> None:
         self._most = most
         self._costs = costs
         self._rounds: deque[tuple[float, int]] = deque(maxlen=NUM_RECENT_ROUNDS)
-        self.acceptance = Acceptance()
+        self.acceptance = acceptance or Acceptance()
 
     @property
     def seconds_per_token(self) -> float:

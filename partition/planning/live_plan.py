@@ -112,10 +112,14 @@ class LivePlan:
         if not is_due and is_reachable is self._was_reachable:
             return
         self._looked_at, self._was_reachable = now, is_reachable
-        self._plan = make_plan(
-            *self.conditions.now(self._scenario, self._constraints, self._weights)
+        scenario, constraints, weights = self.conditions.now(
+            self._scenario, self._constraints, self._weights
         )
-        costs = {o.prediction.name: o.cost for o in self._plan.options if o.is_allowed}
+        self._plan = make_plan(scenario, constraints, weights)
+        allowed = [option for option in self._plan.options if option.is_allowed]
+        # What all modes have in common would make every gain look small.
+        common = min((weights.standing_cost(o.prediction) for o in allowed), default=0.0)
+        costs = {option.prediction.name: option.cost - common for option in allowed}
         self._replanner.consider(costs, now_s=now)
 
 

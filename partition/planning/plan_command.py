@@ -79,6 +79,11 @@ _TOKENS = click.IntRange(min=1, max=1_000_000)
 @click.option(
     "--round-trip-ms", type=click.FloatRange(min=0), help="What if the round trip were this?"
 )
+@click.option(
+    "--plots",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write a page of drawings of where each mode wins, HTML.",
+)
 @click.option("--all-cuts", is_flag=True, help="Show every cut of a split, not only the best.")
 @json_option
 def plan(
@@ -97,6 +102,7 @@ def plan(
     codec: str,
     other_tokenizer: bool,
     round_trip_ms: float | None,
+    plots: Path | None,
     all_cuts: bool,
     as_json: bool,
 ) -> None:
@@ -137,10 +143,24 @@ def plan(
         )
     made = make_plan(scenario, constraints, Weights())
     turns = turning_points(scenario, constraints)
+    if plots is not None:
+        plots.write_text(_page(scenario, constraints, made), encoding="utf-8")
     if as_json:
         print_json(_document(made, turns))
     else:
         _print(made, turns, all_cuts=all_cuts)
+
+
+def _page(scenario: Scenario, constraints: Constraints, made: Plan) -> str:
+    if scenario.cloud is None or scenario.link is None:
+        raise click.UsageError("--plots needs a profile with a cloud and a link")
+    try:
+        from partition.planning.mode_map_page import mode_page
+    except ImportError as error:
+        raise click.ClickException(
+            "--plots needs matplotlib; install tandem-llm[console]"
+        ) from error
+    return mode_page(scenario, constraints, Weights(), made)
 
 
 def _link(profile: DeviceProfile, round_trip_ms: float | None) -> Link | None:

@@ -44,9 +44,13 @@ class Weights:
             + self.per_megabyte * (prediction.bytes_up + prediction.bytes_down) / 1e6
             + self.per_joule * prediction.edge_energy_j
             + self.per_dollar * prediction.money_usd
-            + self.per_exposure * prediction.exposure
-            + self.per_wrong_answer * (1 - prediction.quality)
+            + self.standing_cost(prediction)
         )
+
+    def standing_cost(self, prediction: Prediction) -> float:
+        """The part that no link, load, price or battery changes: exposure and wrong answers, seconds."""
+        exposed = self.per_exposure * prediction.exposure
+        return exposed + self.per_wrong_answer * (1 - prediction.quality)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ class Hysteresis:
     """How hard it is to change the plan."""
 
     window_s: float = (
-        0.5  # three windows are within the two seconds in which a broken link must be noticed
+        0.3  # three windows and the frames before them are within two seconds of a link that breaks
     )
     num_windows: int = 3
     least_gain: float = 0.15  # of the current mode's cost
