@@ -3,30 +3,25 @@
 Figures from simulation need nothing. Figures of real models come from answers kept on disk (a full run asks the models for
 what is missing, which takes hours on a laptop; ``--quick`` takes what is there). Definitions: :mod:`partition.calibration.quality`.
 
-The device's scorer is judged in cross-validation: five folds that never part texts which differ only in case, digits or
-punctuation. Intervals are 95 % bootstrap intervals over such groups of texts.
+"+head" is the same model with a label head (:mod:`partition.calibration.label_head`). Everything learned is judged in
+cross-validation, see :mod:`benchmarks._judged_answers`. Intervals are 95 % bootstrap intervals over groups of texts that differ in
+more than case, digits and punctuation.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
-from benchmarks._model_outputs import (
-    Example,
-    Output,
-    cached_outputs,
-    compute_outputs,
-    read_examples,
-)
+from benchmarks._judged_answers import JudgedAnswers, judge
+from benchmarks._model_outputs import Example, cached_outputs, compute_outputs, read_examples
+from benchmarks._worlds import Answers, alarm_lines, guarantee_lines, world_lines
 from benchmarks.line import Line, Options
-from edge_agent.confidence import features
 from partition.calibration.calibration import Claim, certify, divide, sample_of
 from partition.calibration.quality import (
     apgr,
@@ -38,16 +33,11 @@ from partition.calibration.quality import (
     excess_aurc,
     quality_by_cloud_share,
 )
-from partition.calibration.records import Record, cluster_of
-from partition.calibration.scorer_training import rescored, train
-from partition.calibration.threshold_search import Sample, fixed_sequence
-from partition.oversight.alarm import ErrorAlarm
 from partition.task import Task, load_task
 
 EDGE_MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 CLOUD_MODEL = "qwen2.5-coder-1.5b-instruct"
-MAX_ERROR, CONFIDENCE = 0.05, 0.95
-_DELTA = 0.05
+CONFIDENCE = 0.95
 _MIN_OUTPUTS = 100  # of one model, for any figure
 _QUICK_MODEL_S = 30.0  # how long --quick asks a model when nothing is on disk
 _HERE = Path(__file__).parent
@@ -55,156 +45,36 @@ _TASKS = {
     "cxr": _HERE.parent / "edge_agent" / "tasks" / "cxr-triage.toml",
     "headlines": _HERE / "tasks" / "headlines.toml",
 }
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int_]
 
 
 def run(options: Options) -> Iterator[Line]:
     """Simulations first, then each data set with each model."""
-    yield from _alarm_lines(repeats=200 if options.quick else 500)
-    yield from _world_lines(repeats=200 if options.quick else 500)
+    yield from alarm_lines(repeats=200 if options.quick else 500)
+    yield from world_lines(repeats=200 if options.quick else 500)
     for name, path in _TASKS.items():
         if (options.data / name / "dev.jsonl").is_file():
             yield from _data_lines(name, load_task(path), options)
 
 
-# --- simulations
-
-
-def _alarm_lines(repeats: int) -> Iterator[Line]:
-    """Audits until the alarm at several true errors, and how often it is false."""
-    rng = np.random.default_rng(0)
-    for true_error in (0.07, 0.10, 0.15, 0.25):
-        counts = [_audits_until_alarm(rng.random(4000) < true_error) for _ in range(repeats)]
-        yield Line(
-            case=f"alarm-median-audits true-error-{true_error:g} limit-{MAX_ERROR:g}",
-            ours=float(np.median([4000 if count is None else count for count in counts])),
-            unit="audits",
-            runs=repeats,
-            less_is_better=True,
-        )
-    counts = [_audits_until_alarm(rng.random(4000) < MAX_ERROR) for _ in range(repeats)]
-    yield Line(
-        case=f"alarm-false-rate limit-{MAX_ERROR:g} within-4000-audits",
-        ours=float(np.mean([count is not None for count in counts])),
-        unit="share",
-        runs=repeats,
-        less_is_better=True,
-    )
-
-
-def _audits_until_alarm(wrong: NDArray[np.bool_]) -> int | None:
-    alarm = ErrorAlarm(max_error=MAX_ERROR, delta=_DELTA)
-    for count, is_wrong in enumerate(wrong, 1):
-        alarm = alarm.after(float(is_wrong))
-        if alarm.is_raised:
-            return count
-    return None
-
-
-def _world_lines(repeats: int) -> Iterator[Line]:
-    """Broken promises and local share in two worlds whose truth is known."""
-    for name, low, steepness, middle in (("A", 0.25, 9.0, 0.42), ("B", 0.30, 14.0, 0.45)):
-        scores = np.linspace(0, 1, 200_001)
-        top = 1 / (1 + np.exp(-steepness * (1 - middle)))
-        p_right = low + (0.99 - low) / (1 + np.exp(-steepness * (scores - middle))) / top
-        population = _Answers(scores=scores, losses=1 - p_right)
-        for size in (500, 1000, 2000, 5000):
-            yield from _guarantee_lines(f"world-{name} n-{size}", population, size, repeats)
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Answers:
-    """Scores and losses ``(n,)``; for a population, losses may be probabilities of being wrong."""
-
-    scores: NDArray[np.float64]
-    losses: NDArray[np.float64]
-
-    def sample(self) -> Sample:
-        return Sample.of(self.scores, self.losses, is_binary=True)
-
-    def oracle_share(self, max_error: float) -> float:
-        """Largest share that a threshold could keep local if the truth were known."""
-        truth = self.sample()
-        sizes = np.arange(1, len(truth) + 1)
-        ends = np.append(truth.scores[1:] != truth.scores[:-1], True)  # ties cannot be parted
-        passing = sizes[ends & (truth.cumulative[1:] <= max_error * sizes)]
-        return float(passing.max()) / len(truth) if len(passing) else 0.0
-
-
-def _guarantee_lines(
-    case: str, population: _Answers, size: int, repeats: int, max_error: float = MAX_ERROR
-) -> Iterator[Line]:
-    """Calibrate on many draws of ``size``, and look each threshold up in the population."""
-    rng = np.random.default_rng(1)
-    truth, oracle = population.sample(), population.oracle_share(max_error)
-    found: dict[str, list[tuple[bool, float]]] = {"certified": [], "naive": []}
-    for _ in range(repeats):
-        chosen = rng.integers(0, len(population.scores), size)
-        wrong = rng.random(size) < population.losses[chosen]
-        answers = _Answers(scores=population.scores[chosen], losses=wrong.astype(np.float64))
-        num_dev = len(answers.scores) * 3 // 10
-        dev = _Answers(scores=answers.scores[:num_dev], losses=answers.losses[:num_dev]).sample()
-        test = _Answers(scores=answers.scores[num_dev:], losses=answers.losses[num_dev:]).sample()
-        passed = fixed_sequence(dev, test, max_error=max_error, delta=_DELTA)
-        everything = answers.sample()
-        below = np.flatnonzero(
-            everything.cumulative[1:] <= max_error * np.arange(1, len(everything) + 1)
-        )
-        naive = float(everything.scores[below[-1]]) if len(below) else None
-        for name, threshold in (("certified", passed[-1] if passed else None), ("naive", naive)):
-            accepted = truth.accepted(np.inf if threshold is None else threshold)
-            broken = accepted.n > 0 and accepted.errors > max_error * accepted.n
-            found[name].append((broken, accepted.n / len(truth)))
-    ours, theirs = np.array(found["certified"]), np.array(found["naive"])
-    peer = "loosest threshold with observed error within the limit"
-    yield Line(
-        case=f"broken-promises limit-{max_error:g} {case}",
-        ours=float(ours[:, 0].mean()),
-        theirs=float(theirs[:, 0].mean()),
-        peer=peer,
-        unit="share of calibrations",
-        runs=repeats,
-        less_is_better=True,
-    )
-    yield Line(
-        case=f"certified-share-of-oracle limit-{max_error:g} {case} (oracle {oracle:.3f})",
-        ours=float(ours[:, 1].mean()) / oracle if oracle else 0.0,
-        unit="ratio",
-        runs=repeats,
-    )
-
-
-# --- real models
-
-
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Judged:
-    """One edge model on one data set, scored in cross-validation."""
-
-    examples: tuple[Example, ...]
-    right: NDArray[np.bool_]
-    scores: NDArray[np.float64]
-    probabilities: NDArray[np.float64]
-    plain: dict[str, NDArray[np.float64]]  # scores of one feature alone, higher when surer
-    groups: NDArray[np.int_]
-    records: tuple[Record, ...]  # with the cross-validated score
-
-
 def _data_lines(name: str, task: Task, options: Options) -> Iterator[Line]:
     dev = read_examples(options.data / name / "dev.jsonl")
     everything = dev + read_examples(options.data / name / "train.jsonl")
+    if not options.quick:
+        _ask(CLOUD_MODEL, task, dev, options)
     for model in EDGE_MODELS:
         _ask(model, task, dev, options)
         outputs = cached_outputs(model, task, everything)
         examples = tuple(example for example in everything if example.id in outputs)
         if len(examples) < _MIN_OUTPUTS:
             continue
-        judged = _cross_validated(task, examples, outputs)
-        case = f"{name} {model} n-{len(examples)}"
-        yield from _confidence_lines(case, judged, options)
-        yield from _certificate_lines(case, judged, options)
-        if not options.quick:
-            _ask(CLOUD_MODEL, task, dev, options)
-        yield from _routing_lines(name, model, task, judged, options)
+        for suffix, with_head in (("", False), ("+head", True)):
+            judged = judge(task, examples, outputs, with_head=with_head)
+            case = f"{name} {model}{suffix} n-{len(examples)}"
+            yield from _confidence_lines(case, judged, options)
+            yield from _certificate_lines(case, judged, options)
+            yield from _routing_lines(f"{name} {model}{suffix}", model, task, judged, options)
 
 
 def _ask(model: str, task: Task, examples: Sequence[Example], options: Options) -> None:
@@ -219,57 +89,7 @@ def _ask(model: str, task: Task, examples: Sequence[Example], options: Options) 
             return
 
 
-def _cross_validated(
-    task: Task, examples: tuple[Example, ...], outputs: dict[str, Output]
-) -> _Judged:
-    names = [cluster_of(example.text, b"benchmark") for example in examples]
-    groups = np.unique(names, return_inverse=True)[1]
-    records = tuple(
-        _record(task, example, outputs[example.id], cluster)
-        for example, cluster in zip(examples, names, strict=True)
-    )
-    right = np.array([record.is_right for record in records])
-    scores, probabilities = np.empty(len(records)), np.empty(len(records))
-    folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
-    for seen, held_out in folds.split(scores, right, groups):
-        # One record of each group, as in calibration: copies in two inner folds would make the scorer too sure.
-        scorer = train(divide([records[index] for index in seen], dev_percent=100).dev).scorer
-        for index, record in zip(
-            held_out, rescored([records[index] for index in held_out], scorer), strict=True
-        ):
-            scores[index] = record.score
-            probabilities[index] = scorer.display.probability(record.score)
-    found = [dict(record.features) for record in records]
-    return _Judged(
-        examples=examples,
-        right=right,
-        scores=scores,
-        probabilities=probabilities,
-        plain={
-            "max-probability": np.array([row["opt_max"] for row in found]),
-            "token-entropy": -np.array([row["first_entropy"] for row in found]),
-        },
-        groups=groups,
-        records=tuple(
-            replace(record, score=float(score))
-            for record, score in zip(records, scores, strict=True)
-        ),
-    )
-
-
-def _record(task: Task, example: Example, output: Output, cluster: str) -> Record:
-    return Record(
-        id=example.id,
-        score=0.0,
-        loss=float(output.answer.text != example.label),
-        task=task.name,
-        cluster=cluster,
-        features=features(output.answer, task),
-        hidden=tuple(output.hidden.tolist()),
-    )
-
-
-def _confidence_lines(case: str, judged: _Judged, options: Options) -> Iterator[Line]:
+def _confidence_lines(case: str, judged: JudgedAnswers, options: Options) -> Iterator[Line]:
     right, runs = judged.right, _num_resamples(options)
     for name, plain in judged.plain.items():
         yield Line(
@@ -322,7 +142,7 @@ def _confidence_lines(case: str, judged: _Judged, options: Options) -> Iterator[
         )
 
 
-def _certificate_lines(case: str, judged: _Judged, options: Options) -> Iterator[Line]:
+def _certificate_lines(case: str, judged: JudgedAnswers, options: Options) -> Iterator[Line]:
     """The certificate of these records, and the guarantee over resamples of them as a population."""
     for max_error in (0.05, 0.10, 0.20):
         claim = Claim(max_error=max_error, confidence=CONFIDENCE)
@@ -334,11 +154,11 @@ def _certificate_lines(case: str, judged: _Judged, options: Options) -> Iterator
             runs=1,
         )
     sample = sample_of(judged.records)
-    population = _Answers(scores=sample.scores, losses=sample.losses)
+    population = Answers(scores=sample.scores, losses=sample.losses)
     # The first limit that leaves something to certify: with untrained models that may be a high one.
     for max_error in (0.05, 0.10, 0.20, 0.30):
         if population.oracle_share(max_error) >= 0.05:
-            yield from _guarantee_lines(
+            yield from guarantee_lines(
                 f"resampled-2000-of {case}",
                 population,
                 2000,
@@ -348,8 +168,28 @@ def _certificate_lines(case: str, judged: _Judged, options: Options) -> Iterator
             return
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Pair:
+    """Both tiers on the requests that both have answered; arrays ``(n,)``."""
+
+    case: str
+    edge_right: Floats
+    cloud_right: Floats
+    groups: Rows
+    scores: dict[str, Floats]  # by row of the table, higher stays local longer
+
+    def curve(self, name: str, chosen: Rows) -> tuple[Floats, Floats]:
+        return quality_by_cloud_share(
+            self.scores[name][chosen], self.edge_right[chosen], self.cloud_right[chosen]
+        )
+
+    @property
+    def everyone(self) -> Rows:
+        return np.arange(len(self.edge_right))
+
+
 def _routing_lines(
-    name: str, model: str, task: Task, judged: _Judged, options: Options
+    name: str, model: str, task: Task, judged: JudgedAnswers, options: Options
 ) -> Iterator[Line]:
     """Both tiers together, on the examples that the cloud model has answered."""
     cloud = cached_outputs(CLOUD_MODEL, task, judged.examples)
@@ -357,95 +197,153 @@ def _routing_lines(
     if len(rows) < _MIN_OUTPUTS:
         return
     examples = [judged.examples[index] for index in rows]
-    edge_right = judged.right[rows].astype(float)
+    edge_right = judged.right[rows].astype(np.float64)
     cloud_right = np.array([float(cloud[item.id].answer.text == item.label) for item in examples])
-    groups, runs = judged.groups[rows], _num_resamples(options)
-    case = f"{name} {model} cloud-{CLOUD_MODEL} n-{len(rows)}"
-    for label, value in (
-        ("edge-only", float(edge_right.mean())),
-        ("cloud-only", float(cloud_right.mean())),
-        ("oracle", float(np.maximum(edge_right, cloud_right).mean())),
-    ):
-        yield Line(case=f"quality {label} {case}", ours=value, unit="share right", runs=1)
+    pair = _Pair(
+        case=f"{name} cloud-{CLOUD_MODEL} n-{len(rows)}",
+        edge_right=edge_right,
+        cloud_right=cloud_right,
+        groups=judged.groups[rows],
+        scores={"scorer": judged.scores[rows]}
+        | {plain: score[rows] for plain, score in judged.plain.items()}
+        | {"oracle": edge_right - cloud_right},
+    )
+    runs = _num_resamples(options)
+    single = {"edge-only": edge_right, "cloud-only": cloud_right}
     mid = cached_outputs(EDGE_MODELS[1], task, examples)
-    if model != EDGE_MODELS[1] and len(mid) == len(examples):
-        value = float(np.mean([mid[item.id].answer.text == item.label for item in examples]))
+    both = [index for index, item in enumerate(examples) if item.id in mid]
+    if model != EDGE_MODELS[1] and len(both) >= _MIN_OUTPUTS:
+        single[f"{EDGE_MODELS[1]}-for-everything (on {len(both)})"] = np.array(
+            [float(mid[examples[index].id].answer.text == examples[index].label) for index in both]
+        )
+    for label, right in single.items():
+        groups = pair.groups if len(right) == len(rows) else pair.groups[both]
+        yield from _with_interval(
+            f"quality {label} {pair.case}",
+            lambda chosen, right=right: float(right[chosen].mean()),
+            np.arange(len(right)),
+            groups,
+            "share right",
+            runs,
+        )
+    yield from _certified_pair_lines(pair, judged, rows, runs)
+    yield from _table_lines(pair, runs)
+    low, high = _interval(
+        pair.groups, lambda chosen: float((cloud_right[chosen] - edge_right[chosen]).mean()), runs
+    )
+    yield Line(case=f"quality-gap-low {pair.case}", ours=low, unit="share right", runs=runs)
+    yield Line(case=f"quality-gap-high {pair.case}", ours=high, unit="share right", runs=runs)
+    if low > 0:  # else there is no gap that could be recovered: APGR would mean nothing
+        yield from _recovery_lines(pair, runs)
+
+
+def _certified_pair_lines(
+    pair: _Pair, judged: JudgedAnswers, rows: Rows, runs: int
+) -> Iterator[Line]:
+    """Everything together where the certificate stands: certified answers local, all others in the cloud."""
+    for max_error in (0.05, 0.10):
+        claim = Claim(max_error=max_error, confidence=CONFIDENCE)
+        threshold = certify(divide(judged.records), claim).threshold
+        if threshold is None:
+            continue
+        stays = judged.scores[rows] >= threshold
+        right = np.where(stays, pair.edge_right, pair.cloud_right)
+
+        def gain(chosen: Rows, right: Floats = right) -> float:
+            return float((right[chosen] - pair.cloud_right[chosen]).mean())
+
+        low, high = _interval(pair.groups, gain, runs)
+        at = f"certified-{max_error:g} local-{stays.mean():.2f} {pair.case}"
         yield Line(
-            case=f"quality {EDGE_MODELS[1]}-for-everything {case}",
-            ours=value,
+            case=f"quality {at}",
+            ours=float(right.mean()),
+            theirs=float(pair.cloud_right.mean()),
+            peer="cloud-only",
             unit="share right",
             runs=1,
         )
-    low, high = _interval(
-        groups, lambda chosen: float((cloud_right[chosen] - edge_right[chosen]).mean()), runs
-    )
-    yield Line(case=f"quality-gap-low {case}", ours=low, unit="share right", runs=runs)
-    yield Line(case=f"quality-gap-high {case}", ours=high, unit="share right", runs=runs)
-    yield from _table_lines(case, judged, rows, edge_right, cloud_right)
-    if low <= 0:
-        return  # no gap that could be recovered: APGR would mean nothing
-
-    def recovered(score: NDArray[np.float64], chosen: NDArray[np.int_]) -> float:
-        return apgr(
-            *quality_by_cloud_share(score[rows][chosen], edge_right[chosen], cloud_right[chosen])
-        )
-
-    everyone = np.arange(len(rows))
-    for peer, plain in judged.plain.items():
-        yield Line(
-            case=f"apgr {case}",
-            ours=recovered(judged.scores, everyone),
-            theirs=recovered(plain, everyone),
-            peer=peer,
-            unit="APGR",
-            runs=1,
-        )
-
-        def gain(chosen: NDArray[np.int_], plain: NDArray[np.float64] = plain) -> float:
-            return recovered(judged.scores, chosen) - recovered(plain, chosen)
-
-        low, high = _interval(groups, gain, runs)
-        yield Line(case=f"apgr-gain-low over-{peer} {case}", ours=low, unit="APGR", runs=runs)
-        yield Line(case=f"apgr-gain-high over-{peer} {case}", ours=high, unit="APGR", runs=runs)
-    curve = quality_by_cloud_share(judged.scores[rows], edge_right, cloud_right)
-    plain_curve = quality_by_cloud_share(
-        judged.plain["max-probability"][rows], edge_right, cloud_right
-    )
-    for share in (0.5, 0.8):
-        yield Line(
-            case=f"cpt-{100 * share:.0f} {case}",
-            ours=cloud_share_for(*curve, share),
-            theirs=cloud_share_for(*plain_curve, share),
-            peer="max-probability",
-            unit="share sent to the cloud",
-            runs=1,
-            less_is_better=True,
-        )
+        yield Line(case=f"quality-gain-low {at}", ours=low, unit="share right", runs=runs)
+        yield Line(case=f"quality-gain-high {at}", ours=high, unit="share right", runs=runs)
 
 
-def _table_lines(
-    case: str,
-    judged: _Judged,
-    rows: NDArray[np.int_],
-    edge_right: NDArray[np.float64],
-    cloud_right: NDArray[np.float64],
-) -> Iterator[Line]:
+def _table_lines(pair: _Pair, runs: int) -> Iterator[Line]:
     """Quality of all answers together with a quarter, half and three quarters of the requests in the cloud."""
-    scores = {"scorer": judged.scores[rows]} | {
-        name: plain[rows] for name, plain in judged.plain.items()
-    }
     for share in (0.25, 0.5, 0.75):
-        by_lot = (1 - share) * float(edge_right.mean()) + share * float(cloud_right.mean())
-        for name, score in scores.items():
-            quality = quality_by_cloud_share(score, edge_right, cloud_right)[1]
-            yield Line(
-                case=f"quality {name} cloud-share-{share:g} {case}",
-                ours=float(quality[round(share * len(rows))]),
-                theirs=by_lot,
+        by_lot = (1 - share) * pair.edge_right.mean() + share * pair.cloud_right.mean()
+        for name in pair.scores:
+
+            def quality(chosen: Rows, name: str = name, share: float = share) -> float:
+                return float(pair.curve(name, chosen)[1][round(share * len(chosen))])
+
+            yield from _with_interval(
+                f"quality {name} cloud-share-{share:g} {pair.case}",
+                quality,
+                pair.everyone,
+                pair.groups,
+                "share right",
+                runs,
+                theirs=float(by_lot),
                 peer="random",
-                unit="share right",
-                runs=1,
             )
+
+
+def _recovery_lines(pair: _Pair, runs: int) -> Iterator[Line]:
+    """APGR and CPT of every row, and what the scorer gains over each plain feature."""
+    for name in pair.scores:
+
+        def recovered(chosen: Rows, name: str = name) -> float:
+            return apgr(*pair.curve(name, chosen))
+
+        yield from _with_interval(
+            f"apgr {name} {pair.case}",
+            recovered,
+            pair.everyone,
+            pair.groups,
+            "APGR",
+            runs,
+            theirs=0.5,
+            peer="random",
+        )
+        for share in (0.5, 0.8):
+            yield Line(
+                case=f"cpt-{100 * share:.0f} {name} {pair.case}",
+                ours=cloud_share_for(*pair.curve(name, pair.everyone), share),
+                theirs=share,
+                peer="random",
+                unit="share sent to the cloud",
+                runs=1,
+                less_is_better=True,
+            )
+    for plain in ("max-probability", "token-entropy"):
+
+        def gain(chosen: Rows, plain: str = plain) -> float:
+            ours, theirs = (apgr(*pair.curve(name, chosen)) for name in ("scorer", plain))
+            return ours - theirs
+
+        low, high = _interval(pair.groups, gain, runs)
+        yield Line(case=f"apgr-gain-low over-{plain} {pair.case}", ours=low, unit="APGR", runs=runs)
+        yield Line(
+            case=f"apgr-gain-high over-{plain} {pair.case}", ours=high, unit="APGR", runs=runs
+        )
+
+
+def _with_interval(
+    case: str,
+    figure: Callable[[Rows], float],
+    everyone: Rows,
+    groups: Rows,
+    unit: str,
+    runs: int,
+    *,
+    theirs: float | None = None,
+    peer: str | None = None,
+) -> Iterator[Line]:
+    """A figure, and the ends of its interval."""
+    name, _, rest = case.partition(" ")
+    yield Line(case=case, ours=figure(everyone), theirs=theirs, peer=peer, unit=unit, runs=1)
+    low, high = _interval(groups, figure, runs)
+    yield Line(case=f"{name}-low {rest}", ours=low, unit=unit, runs=runs)
+    yield Line(case=f"{name}-high {rest}", ours=high, unit=unit, runs=runs)
 
 
 def _num_resamples(options: Options) -> int:

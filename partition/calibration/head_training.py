@@ -36,12 +36,15 @@ class HeadTraining:
     strength: float  # inverse of the L2 penalty
 
 
-def train_head(records: Sequence[Record], *, percent: int = 100) -> HeadTraining:
+def train_head(
+    records: Sequence[Record], *, percent: int = 100, strength: float | None = None
+) -> HeadTraining:
     """Fit a head.
 
     Args:
         records: Of one task and setup, with ``hidden`` and ``truth``.
         percent: Part of the clusters to learn from, those with the smallest digests; the others are left for calibration.
+        strength: Inverse of the L2 penalty, if it is known; None: tried out.
 
     Raises:
         CalibrationError: Hidden states or true labels are missing, or there are too few of a label.
@@ -56,8 +59,9 @@ def train_head(records: Sequence[Record], *, percent: int = 100) -> HeadTraining
             "each; label more"
         )
     with threadpool_limits(limits=1):  # matrices this small lose by threads
-        strength, predicted = _best_strength(hidden, truth)
-        weights, intercepts = _fit(hidden, truth, strength)
+        strengths = _STRENGTHS if strength is None else (strength,)
+        strength, predicted = _best_strength(hidden, truth, strengths)
+        _, weights, intercepts = fit_labels(hidden, truth, strength)
     setup = chosen[0].setup
     if not setup:
         raise CalibrationError(
@@ -96,17 +100,19 @@ def _arrays(records: Sequence[Record]) -> tuple[Floats, NDArray[np.str_]]:
     return hidden, np.array([record.truth for record in records])
 
 
-def _best_strength(hidden: Floats, truth: NDArray[np.str_]) -> tuple[float, NDArray[np.str_]]:
+def _best_strength(
+    hidden: Floats, truth: NDArray[np.str_], strengths: Sequence[float]
+) -> tuple[float, NDArray[np.str_]]:
     """The strength with the lowest out-of-fold log-loss, and what it predicts out of fold."""
     labels = np.unique(truth)
     column = np.searchsorted(labels, truth)
     folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=0)
     splits = list(folds.split(hidden, truth))
     best: tuple[float, float, NDArray[np.str_]] | None = None
-    for strength in _STRENGTHS:
+    for strength in strengths:
         logs = np.empty((len(truth), len(labels)))
         for seen, held_out in splits:
-            weights, intercepts = _fit(hidden[seen], truth[seen], strength)
+            _, weights, intercepts = fit_labels(hidden[seen], truth[seen], strength)
             logits = hidden[held_out] @ weights.T + intercepts
             logs[held_out] = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         loss = -float(np.mean(logs[np.arange(len(truth)), column]))
@@ -116,8 +122,10 @@ def _best_strength(hidden: Floats, truth: NDArray[np.str_]) -> tuple[float, NDAr
     return best[1], best[2]
 
 
-def _fit(hidden: Floats, truth: NDArray[np.str_], strength: float) -> tuple[Floats, Floats]:
-    """Weights ``(labels, width)`` and intercepts ``(labels,)`` for hidden states as they are, not standardised."""
+def fit_labels(
+    hidden: Floats, truth: NDArray[np.str_], strength: float
+) -> tuple[tuple[str, ...], Floats, Floats]:
+    """Labels, weights ``(labels, width)`` and intercepts ``(labels,)``, for hidden states as they are, not standardised."""
     mean, deviation = hidden.mean(axis=0), hidden.std(axis=0)
     scale = np.where(deviation > 1e-12, deviation, 1.0)
     model = LogisticRegression(C=strength, max_iter=2000)
@@ -126,4 +134,4 @@ def _fit(hidden: Floats, truth: NDArray[np.str_], strength: float) -> tuple[Floa
     if len(weights) == 1:  # two labels: scikit-learn keeps the second against the first only
         weights = np.vstack([np.zeros_like(weights), weights])
         intercepts = np.concatenate([[0.0], intercepts])
-    return weights, intercepts - weights @ mean
+    return tuple(map(str, model.classes_)), weights, intercepts - weights @ mean

@@ -62,6 +62,35 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelProbe:
+    """What one hidden state says of the right label; its log-odds of the label that was chosen are the feature ``probe``.
+
+    One plane through the hidden states cannot tell right from wrong where the model says more than one label: right is "says
+    normal and is normal, or says abnormal and is abnormal". So the probe is on the right label, and is asked about the chosen one.
+    """
+
+    weights: tuple[tuple[float, ...], ...]  # (labels, width)
+    intercepts: tuple[float, ...]
+    places: tuple[int, ...]  # of each row: i of the feature ``label_i``; -1: nobody chose it yet
+
+    def logit(self, hidden: tuple[float, ...], place: int) -> float | None:
+        """Log-odds of the label at ``place``; None for one it does not know, or a state of another width."""
+        if place not in self.places or len(hidden) != len(self.weights[0]):
+            return None
+        logits = np.array(self.weights) @ np.array(hidden) + np.array(self.intercepts)
+        row = self.places.index(place)
+        return float(logits[row] - np.logaddexp.reduce(np.delete(logits, row)))
+
+
+def chosen_place(features: Iterable[tuple[str, float]]) -> int:
+    """I of the feature ``label_i`` that is set; -1: none is."""
+    for name, value in features:
+        if value == 1.0 and name.startswith("label_") and name[6:].isdecimal():
+            return int(name[6:])
+    return -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
     """Features in, one number out: higher is surer.
 
@@ -77,6 +106,7 @@ class Scorer:
     intercept: float
     display: Display = RAW
     probe: Probe | None = None
+    label_probe: LabelProbe | None = None  # in place of a probe, where the right labels were known
     num_records: int = 0  # labelled records it was trained on
 
     def score(self, features: Iterable[tuple[str, float]]) -> float:
@@ -93,6 +123,8 @@ class Scorer:
     ) -> tuple[tuple[str, float], ...]:
         """The features with that of the probe, if there is a probe and a hidden state that fits it."""
         logit = self.probe.logit(hidden) if self.probe is not None else None
+        if self.label_probe is not None:
+            logit = self.label_probe.logit(hidden, chosen_place(features))
         return features if logit is None else (*features, ("probe", logit))
 
     def probability(self, features: Iterable[tuple[str, float]]) -> float:
@@ -102,7 +134,12 @@ class Scorer:
     @property
     def sha256(self) -> str:
         """Digest for the fingerprint of a certificate."""
-        return digest(asdict(self))
+        fields = asdict(self)
+        if self.label_probe is None:
+            del fields[
+                "label_probe"
+            ]  # so that scorers from before there were any keep their digest
+        return digest(fields)
 
     @classmethod
     def load(cls, path: Path) -> Scorer:
@@ -179,6 +216,22 @@ class _ProbePart(_Part):
     intercept: _Finite
 
 
+class _LabelProbePart(_Part):
+    weights: Annotated[tuple[_Vector, ...], Field(min_length=2, max_length=1000)]
+    intercepts: _Vector
+    places: tuple[Annotated[int, Field(ge=-1)], ...]
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> Self:
+        lengths = {len(row) for row in self.weights}
+        if (
+            len(lengths) != 1
+            or len({len(self.weights), len(self.intercepts), len(self.places)}) != 1
+        ):
+            raise ValueError("`weights`, `intercepts` and `places` differ in length")
+        return self
+
+
 class _ScorerFile(_Part):
     version: Literal[1] = 1
     task: str
@@ -190,6 +243,7 @@ class _ScorerFile(_Part):
     intercept: _Finite
     display: Annotated[_PlattPart | _IsotonicPart, Field(discriminator="kind")]
     probe: _ProbePart | None = None
+    label_probe: _LabelProbePart | None = None
     num_records: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
@@ -213,6 +267,9 @@ class _ScorerFile(_Part):
             display = Platt(slope=self.display.slope, offset=self.display.offset)
         else:
             display = Isotonic(scores=self.display.scores, probabilities=self.display.probabilities)
-        fields = self.model_dump(exclude={"version", "display", "probe"})
+        fields = self.model_dump(exclude={"version", "display", "probe", "label_probe"})
         probe = Probe(**self.probe.model_dump()) if self.probe is not None else None
-        return Scorer(**fields, display=display, probe=probe)
+        label_probe = (
+            LabelProbe(**self.label_probe.model_dump()) if self.label_probe is not None else None
+        )
+        return Scorer(**fields, display=display, probe=probe, label_probe=label_probe)

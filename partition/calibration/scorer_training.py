@@ -2,7 +2,8 @@
 
 L2 logistic regression on standardised features, its strength chosen by five-fold log-loss. Everything that is estimated
 afterwards on the same records uses out-of-fold scores, because scores of records that were trained on look too good. Where
-records hold hidden states, a linear probe on them comes first, and its out-of-fold logit is one more feature.
+records hold hidden states, a linear probe on them comes first, and its out-of-fold logit is one more feature: on the right label
+where the records tell it, otherwise on right and wrong.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from partition.calibration.calibration import Division
 from partition.calibration.display_calibration import fit_display
+from partition.calibration.head_training import fit_labels
 from partition.calibration.records import Record
-from partition.calibration.scorer import RAW, Probe, Scorer
+from partition.calibration.scorer import RAW, LabelProbe, Probe, Scorer, chosen_place
 from partition.errors import CalibrationError
 
 _NUM_FOLDS = 5
@@ -99,7 +101,7 @@ def _train(records: Sequence[Record]) -> Training:
         (np.asarray(seen), np.asarray(held_out))
         for seen, held_out in folds.split(np.zeros(len(records)), right)
     ]
-    probe, records = _with_probe(records, right, splits)
+    probe, label_probe, records = _with_probe(records, right, splits)
     names = sorted({name for record in records for name, _ in record.features})
     if not names:
         raise CalibrationError(
@@ -120,6 +122,7 @@ def _train(records: Sequence[Record]) -> Training:
         task=records[0].task,
         display=fit_display(scores, right),
         probe=probe,
+        label_probe=label_probe,
         num_records=len(records),
     )
     return Training(scorer=scorer, out_of_fold=tuple(float(score) for score in scores))
@@ -130,12 +133,19 @@ _Splits = Sequence[tuple[NDArray[np.int_], NDArray[np.int_]]]
 
 def _with_probe(
     records: Sequence[Record], right: NDArray[np.bool_], splits: _Splits
-) -> tuple[Probe | None, Sequence[Record]]:
+) -> tuple[Probe | None, LabelProbe | None, Sequence[Record]]:
     """Fit a probe if all records have a hidden state, and give each record the out-of-fold logit as a feature."""
     widths = {len(record.hidden) for record in records}
     if len(widths) != 1 or 0 in widths:
-        return None, records
+        return None, None, records
     hidden = np.array([record.hidden for record in records], dtype=np.float64)
+    truth = np.array([record.truth for record in records])
+    chosen = np.array([chosen_place(record.features) for record in records])
+    if (truth != "").all() and (chosen >= 0).all() and len(np.unique(truth)) > 1:
+        label_probe, logits = _label_probe(
+            hidden, truth, _places(truth, chosen, right), chosen, splits, right
+        )
+        return None, label_probe, _with_feature(records, logits)
 
     def out_of_fold(strength: float) -> NDArray[np.float64]:
         logits = np.empty(len(records))
@@ -145,10 +155,66 @@ def _with_probe(
         return logits
 
     strength, logits = _best(_PROBE_STRENGTHS, out_of_fold, right)
-    return _fit_probe(hidden, right, strength), [
+    return _fit_probe(hidden, right, strength), None, _with_feature(records, logits)
+
+
+def _with_feature(records: Sequence[Record], logits: NDArray[np.float64]) -> list[Record]:
+    return [
         replace(record, features=(*record.features, ("probe", float(logit))))
+        if np.isfinite(logit)
+        else record
         for record, logit in zip(records, logits, strict=True)
     ]
+
+
+def _places(
+    truth: NDArray[np.str_], chosen: NDArray[np.int_], right: NDArray[np.bool_]
+) -> dict[str, int]:
+    """Which ``label_i`` each right label is: told by the answers that were right, and of two labels by the other one."""
+    labels = [str(label) for label in np.unique(truth)]
+    places = dict.fromkeys(labels, -1)
+    places |= dict(zip(truth[right].tolist(), chosen[right].tolist(), strict=True))
+    known = max(places.values())
+    if len(labels) == 2 and min(places.values()) == -1 and known in (0, 1):
+        places = {label: place if place >= 0 else 1 - known for label, place in places.items()}
+    return places
+
+
+def _label_probe(
+    hidden: NDArray[np.float64],
+    truth: NDArray[np.str_],
+    places: dict[str, int],
+    chosen: NDArray[np.int_],
+    splits: _Splits,
+    right: NDArray[np.bool_],
+) -> tuple[LabelProbe, NDArray[np.float64]]:
+    """A probe on the right label, and what it says of each chosen label out of fold; NaN where it does not know the label."""
+
+    def out_of_fold(strength: float) -> NDArray[np.float64]:
+        logits = np.empty(len(truth))
+        for seen, held_out in splits:
+            fold = _fit_label_probe(hidden[seen], truth[seen], places, strength)
+            for row in held_out:
+                logit = fold.logit(tuple(hidden[row]), int(chosen[row]))
+                logits[row] = np.nan if logit is None else logit
+        return logits
+
+    def known_or_even(strength: float) -> NDArray[np.float64]:
+        return np.nan_to_num(out_of_fold(strength))
+
+    strength, _ = _best(_PROBE_STRENGTHS, known_or_even, right)
+    return _fit_label_probe(hidden, truth, places, strength), out_of_fold(strength)
+
+
+def _fit_label_probe(
+    hidden: NDArray[np.float64], truth: NDArray[np.str_], places: dict[str, int], strength: float
+) -> LabelProbe:
+    labels, weights, intercepts = fit_labels(hidden, truth, strength)
+    return LabelProbe(
+        weights=tuple(tuple(row) for row in weights.tolist()),
+        intercepts=tuple(intercepts.tolist()),
+        places=tuple(places[label] for label in labels),
+    )
 
 
 def _best(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from partition.calibration.calibration import divide
 from partition.calibration.quality import auroc, calibration_error
 from partition.calibration.records import Record
+from partition.calibration.scorer import Scorer
 from partition.calibration.scorer_training import rescored, train, train_on_dev
 from partition.errors import CalibrationError
 
@@ -116,3 +118,63 @@ def test_what_cannot_be_learned_is_said() -> None:
         train(tuple(replace(record, features=()) for record in records))
     with pytest.raises(CalibrationError, match="key 'features'"):
         rescored((replace(records[0], features=(), line=7),), train(records).scorer)
+
+
+def draw_choices(n: int, seed: int = 0, *, labels: int = 2) -> tuple[Record, ...]:
+    """The model chooses labels almost by lot; its hidden state knows the right one. So no plane parts right from wrong."""
+    rng = np.random.default_rng(seed)
+    directions = 1.5 * np.random.default_rng(7).normal(size=(labels, 12))
+    made = []
+    for index in range(n):
+        truth, chosen = (int(value) for value in rng.integers(labels, size=2))
+        made.append(
+            Record(
+                id=f"{seed}-{index}",
+                score=0.0,
+                loss=float(truth != chosen),
+                task="t",
+                truth=f"label {truth}",
+                features=tuple(
+                    (f"label_{place}", float(place == chosen)) for place in range(labels)
+                ),
+                hidden=tuple((directions[truth] + rng.normal(size=12)).tolist()),
+            )
+        )
+    return tuple(made)
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_a_probe_on_the_right_label_knows_what_no_plane_can(labels: int) -> None:
+    known, fresh = draw_choices(800, labels=labels), draw_choices(2000, 1, labels=labels)
+    on_labels = train(known).scorer
+    on_outcomes = train([replace(record, truth="") for record in known]).scorer
+    assert on_labels.label_probe is not None
+    assert on_outcomes.label_probe is None
+    assert quality(rescored(fresh, on_labels)) > 0.9
+    assert quality(rescored(fresh, on_labels)) > quality(rescored(fresh, on_outcomes)) + 0.1
+
+
+def test_label_probe_survives_its_file_and_leaves_out_what_it_does_not_know(tmp_path: Path) -> None:
+    scorer = train(draw_choices(400)).scorer
+    (tmp_path / "s.json").write_text(scorer.to_json())
+    assert Scorer.load(tmp_path / "s.json") == scorer
+    probe = scorer.label_probe
+    assert probe is not None
+    hidden = draw_choices(1)[0].hidden
+    assert probe.logit(hidden, 0) == pytest.approx(-probe.logit(hidden, 1))  # type: ignore[operator]
+    assert probe.logit(hidden, 2) is None
+    assert probe.logit(hidden[:-1], 0) is None
+    assert scorer.completed((("label_0", 0.0),), hidden) == (("label_0", 0.0),)
+
+
+def test_a_label_that_was_never_chosen_rightly_is_told_by_the_other_of_two() -> None:
+    chosen_zero = [record for record in draw_choices(600) if ("label_0", 1.0) in record.features]
+    probe = train(chosen_zero).scorer.label_probe
+    assert probe is not None
+    assert sorted(probe.places) == [0, 1]
+    of_three = [
+        record for record in draw_choices(900, labels=3) if ("label_0", 1.0) in record.features
+    ]
+    probe = train(of_three).scorer.label_probe
+    assert probe is not None
+    assert sorted(probe.places) == [-1, -1, 0]
