@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from cloud_service.engine.admission import Admission
 from cloud_service.engine.job import Job, JobEnd
 from cloud_service.engine.kv_blocks import BLOCK_TOKENS, BlockPool
 from cloud_service.engine.paged_attention import (
@@ -92,6 +93,7 @@ class BatchingEngine:
             weights=weights,
         )
         self._num_told = 0  # preemptions
+        self._admission = Admission(limits.max_sequences)
         self._stages: dict[int, Any] = {0: module}  # by first layer; they share all weights
         self._numbers = itertools.count()
         self._jobs: dict[int, tuple[Job, Owner]] = {}  # by number of arrival, of the thread
@@ -131,6 +133,7 @@ class BatchingEngine:
                 retry_after_s=QUEUE_RETRY_S,
                 quota="queued_requests",
             )
+        self._admission.check(job, self._scheduler.sequences, time.monotonic())
         with self._arrived:
             self._num_unseen += 1
         self.call(lambda: self._start(job))
@@ -243,7 +246,12 @@ class BatchingEngine:
     def _start(self, job: Job) -> None:
         with self._arrived:
             self._num_unseen -= 1
-        owner = Owner(tenant=job.tenant, deadline_s=job.deadline_s, arrived_s=time.monotonic())
+        owner = Owner(
+            tenant=job.tenant,
+            deadline_s=job.deadline_s,
+            arrived_s=time.monotonic(),
+            num_expected=self._admission.expected(job),
+        )
         report = Report(job, owner)
         longest = max(map(len, job.labels), default=job.max_output_tokens)
         if len(job.prompt_ids) + longest > self.capacity_tokens:
@@ -288,6 +296,7 @@ class BatchingEngine:
             return
         seconds = time.monotonic() - started_s
         num_tokens = sum(share.num_tokens for share in shares)
+        self._admission.stepped(num_tokens, seconds)
         row = 0
         for share in shares:
             sequence = share.sequence
@@ -368,6 +377,7 @@ class BatchingEngine:
         else:
             sequence.ids.extend(verdict)  # type: ignore[arg-type]  # no branches here
             sequence.num_rows = 1
+            sequence.owner.num_expected = max(1, sequence.owner.num_expected - 1)
 
     def _branch(self, sequence: Sequence, branches: tuple[Any, ...]) -> None:
         owner = sequence.owner
@@ -378,7 +388,9 @@ class BatchingEngine:
 
     def _end(self, sequence: Sequence, end: JobEnd) -> None:
         self._scheduler.remove(sequence)
-        self._jobs.pop(sequence.number, None)
+        job = self._jobs.pop(sequence.number, None)
+        if job is not None:
+            self._admission.ended(job[0], len(sequence.ids) - len(job[0].prompt_ids), end)
         sequence.program.on_end(end)
 
 

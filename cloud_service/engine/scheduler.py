@@ -17,6 +17,7 @@ from cloud_service.engine.sequence import Sequence
 
 MAX_TENANT_SHARE = 0.75  # of the slots, while another tenant might want one
 FEW_POSITIONS = 17  # a frame of 16 drafts; more is a prompt
+LEAD_STEPS = 0.25  # of a step's positions, by which a tenant may be ahead of one that waits
 OUTPUT_WEIGHT = 2.0  # a decoded token costs about two of a prompt
 
 
@@ -93,8 +94,11 @@ class Scheduler:
         ready = sorted(
             (sequence for sequence in self._sequences if not sequence.is_parked), key=self._urgency
         )
+        ahead = self._tenants_ahead(ready)
         for sequence in ready:
             if not sequence.is_admitted or sequence.num_missing > min(FEW_POSITIONS, budget):
+                continue
+            if sequence.owner.tenant in ahead:
                 continue
             if self._make_room(sequence, len(sequence.ids), planned):
                 shares.append(Share(sequence, sequence.num_missing))
@@ -103,7 +107,9 @@ class Scheduler:
         for sequence in ready:
             if budget <= 0:
                 break
-            if id(sequence) in planned or not (sequence.is_admitted or self._admit(sequence)):
+            if id(sequence) in planned or sequence.owner.tenant in ahead:
+                continue
+            if not (sequence.is_admitted or self._admit(sequence)):
                 continue
             num_tokens = min(sequence.num_missing, budget)
             if self._make_room(sequence, sequence.num_computed + num_tokens, planned):
@@ -111,6 +117,20 @@ class Scheduler:
                 planned.add(id(sequence))
                 budget -= num_tokens
         return tuple(shares)
+
+    def _tenants_ahead(self, ready: list[Sequence]) -> set[str]:
+        """Tenants that sit this step out: another one, that has had much less, waits for its first token.
+
+        A step then is as short as that prompt alone, and what it takes is soon paid back by the counters.
+        """
+        first = next((one for one in ready if one.num_missing > FEW_POSITIONS), None)
+        if first is None or not (first.is_admitted or self._has_slot(first)):
+            return set()
+        least = self._served.get(first.owner.tenant, 0.0)
+        limit = least + LEAD_STEPS * self._step_tokens
+        return {
+            one.owner.tenant for one in ready if self._served.get(one.owner.tenant, 0.0) > limit
+        }
 
     def computed(self, share: Share) -> None:
         """A step is done: count it, and make its full blocks known."""
@@ -169,19 +189,24 @@ class Scheduler:
         return self._served.get(owner.tenant, 0.0), owner.deadline_s, sequence.number
 
     def _admit(self, sequence: Sequence) -> bool:
+        if not self._has_slot(sequence):
+            return False
+        admitted = [other for other in self._sequences if other.is_admitted]
+        if len(admitted) >= self._max_sequences:
+            idle = (other for other in admitted if other.is_parked)
+            self._give_back(min(idle, key=lambda other: other.number))
+        sequence.is_admitted = True
+        self._find_prefix(sequence)
+        return True
+
+    def _has_slot(self, sequence: Sequence) -> bool:
+        """Whether a slot is free, or can be had from an idle sequence; a tenant has its share of them."""
         admitted = [other for other in self._sequences if other.is_admitted]
         tenant = sequence.owner.tenant
         own = sum(1 for other in admitted if other.owner.tenant == tenant and not other.is_parked)
         if own >= max(1, int(self._max_sequences * MAX_TENANT_SHARE)):
             return False
-        if len(admitted) >= self._max_sequences:
-            idle = [other for other in admitted if other.is_parked]
-            if not idle:
-                return False
-            self._give_back(min(idle, key=lambda other: other.number))
-        sequence.is_admitted = True
-        self._find_prefix(sequence)
-        return True
+        return len(admitted) < self._max_sequences or any(one.is_parked for one in admitted)
 
     def _find_prefix(self, sequence: Sequence) -> None:
         most = (len(sequence.ids) - sequence.num_rows) // BLOCK_TOKENS

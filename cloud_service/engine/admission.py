@@ -1,0 +1,76 @@
+"""Lets a request in only where its deadline can be met: a refusal now, with a time to come back, instead of one at its deadline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from cloud_service.engine.forecast import AnswerLengths, Demand, StepCosts, foretell
+from cloud_service.engine.job import Job, JobEnd
+from cloud_service.engine.sequence import Sequence
+from protos.errors import QuotaExceededError
+
+LEAST_RETRY_S = 0.05
+_ENDED_BY_ITSELF = (JobEnd.END_OF_SEQUENCE, JobEnd.LENGTH, JobEnd.LISTENER)
+
+
+class Admission:
+    """Learns from steps and answers on the engine's thread; asked by any thread, which may see numbers a step old."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_slots = num_slots
+        self._costs = StepCosts()
+        self._lengths = AnswerLengths()
+
+    def stepped(self, num_positions: int, seconds: float) -> None:
+        """A step was done."""
+        self._costs.learn(num_positions, seconds)
+
+    def ended(self, job: Job, num_chosen: int, end: JobEnd) -> None:
+        """An answer was ended after so many tokens."""
+        if end in _ENDED_BY_ITSELF and not job.labels:
+            self._lengths.learn(num_chosen)
+
+    def expected(self, job: Job) -> int:
+        """How many tokens are to come, as far as can be told."""
+        if job.labels:
+            return 1
+        return self._lengths.expected(job.max_output_tokens - len(job.answer_ids))
+
+    def check(self, job: Job, sequences: Iterable[Sequence], now_s: float) -> None:
+        """Let a job in.
+
+        Args:
+            job: It.
+            sequences: Everything that the engine has to do.
+            now_s: On the clock of its deadline.
+
+        Raises:
+            QuotaExceededError: What is in front of it takes until after its deadline; says when to come back.
+        """
+        left_s = job.deadline_s - now_s
+        if math.isinf(left_s):
+            return
+        demands = [
+            Demand(
+                tenant=sequence.owner.tenant,
+                num_prompt=sequence.num_missing,
+                num_answer=sequence.owner.num_expected,
+            )
+            for sequence in sequences
+            if not sequence.is_parked
+        ]
+        own = Demand(
+            tenant=job.tenant,
+            num_prompt=len(job.prompt_ids) + len(job.answer_ids),
+            num_answer=self.expected(job),
+        )
+        outlook = foretell(self._costs, demands, own, num_slots=self._num_slots)
+        # One that would be late even alone is let try: its expected length is a guess, and waiting would not help.
+        if outlook is None or outlook.wait_s == 0 or outlook.total_s <= left_s:
+            return
+        raise QuotaExceededError(
+            "too much is in front of this request to meet its deadline; come back later, or allow more time",
+            retry_after_s=max(LEAST_RETRY_S, min(outlook.total_s - left_s, outlook.wait_s)),
+            quota="deadline",
+        )

@@ -1,0 +1,141 @@
+"""What steps cost is learnt, and a request that cannot be done in time is refused before anybody waits for it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_service.engine.admission import Admission
+from cloud_service.engine.forecast import (
+    NUM_ANSWERS_NEEDED,
+    NUM_STEPS_NEEDED,
+    AnswerLengths,
+    Demand,
+    StepCosts,
+    foretell,
+)
+from cloud_service.engine.job import Job, JobEnd
+from cloud_service.engine.sequence import Owner, Sequence
+from partition.generation.sampling import SamplingRule
+from protos.errors import QuotaExceededError
+
+A_S, B_S = 0.01, 0.0005
+
+
+def learnt() -> StepCosts:
+    costs, chance = StepCosts(), random.Random(1)
+    for _ in range(200):
+        n = chance.choice((1, 4, 16, 64, 256))
+        costs.learn(n, (A_S + B_S * n) * chance.uniform(0.9, 1.1))
+    return costs
+
+
+def test_costs_are_learnt_and_follow_a_change() -> None:
+    costs = learnt()
+    assert costs.per_step_s == pytest.approx(A_S, rel=0.3)
+    assert costs.per_position_s == pytest.approx(B_S, rel=0.1)
+    for n in (1, 16, 64, 256) * 60:
+        costs.learn(n, 3 * (A_S + B_S * n))
+    assert costs.per_position_s == pytest.approx(3 * B_S, rel=0.1)
+
+
+def test_steps_of_one_size_do_not_make_it_lose_its_head() -> None:
+    costs = StepCosts()
+    for _ in range(20_000):
+        costs.learn(8, A_S + 8 * B_S)
+    assert costs.per_step_s + 8 * costs.per_position_s == pytest.approx(A_S + 8 * B_S, rel=0.01)
+    costs.learn(64, A_S + 64 * B_S)
+    assert 0 <= costs.per_position_s < 1
+
+
+def test_lengths_are_told_only_when_some_were_seen() -> None:
+    lengths = AnswerLengths()
+    for _ in range(NUM_ANSWERS_NEEDED - 1):
+        lengths.learn(20)
+    assert lengths.expected(100) == 1
+    lengths.learn(20)
+    assert lengths.expected(100) == 20
+    assert lengths.expected(7) == 7
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 500), st.integers(1, 100)), max_size=60
+    ),
+    st.integers(1, 32),
+)
+def test_more_work_in_front_never_shortens_the_wait(work: list[Any], num_slots: int) -> None:
+    costs, own = learnt(), Demand(tenant="a", num_prompt=100, num_answer=20)
+    demands = [Demand(tenant=t, num_prompt=p, num_answer=n) for t, p, n in work]
+    before = foretell(costs, demands, own, num_slots=num_slots)
+    more = Demand(tenant="a", num_prompt=50, num_answer=10)
+    after = foretell(costs, [*demands, more], own, num_slots=num_slots)
+    assert before is not None
+    assert after is not None
+    assert after.total_s >= before.total_s * 0.999
+    assert before.total_s >= before.own_s > 0
+
+
+def test_a_flood_of_another_tenant_costs_no_more_than_ones_own_turn() -> None:
+    costs, own = learnt(), Demand(tenant="polite", num_prompt=100, num_answer=20)
+    flood = [Demand(tenant="flood", num_prompt=100, num_answer=20)] * 200
+    polite = foretell(costs, flood, own, num_slots=8)
+    flooder = foretell(
+        costs, flood, Demand(tenant="flood", num_prompt=100, num_answer=20), num_slots=8
+    )
+    assert polite is not None
+    assert flooder is not None
+    assert polite.total_s < flooder.total_s / 20
+
+
+def job(deadline_s: float) -> Job:
+    class Listener:
+        def on_token(self, token_id: int) -> bool:
+            return False
+
+        def on_end(self, outcome: object) -> None:
+            pass
+
+    return Job(
+        tenant="a",
+        prompt_ids=(1,) * 100,
+        max_output_tokens=50,
+        sampling=SamplingRule(),
+        end_ids=frozenset(),
+        deadline_s=deadline_s,
+        listener=Listener(),
+    )
+
+
+def sequences(count: int) -> list[Sequence]:
+    owner = Owner(tenant="a", deadline_s=1e9, arrived_s=0.0, num_expected=50)
+    return [
+        Sequence(owner=owner, number=at, ids=[1] * 100, num_rows=1, program=None)  # type: ignore[arg-type]
+        for at in range(count)
+    ]
+
+
+def test_a_refusal_names_the_time_after_which_it_would_have_gone_well() -> None:
+    admission = Admission(num_slots=8)
+    full = sequences(100)
+    admission.check(job(0.01), full, 0.0)  # nothing is known yet: let in
+    chance = random.Random(2)
+    for _ in range(NUM_STEPS_NEEDED * 5):
+        n = chance.choice((8, 64, 256))
+        admission.stepped(n, A_S + B_S * n)
+    for _ in range(NUM_ANSWERS_NEEDED):
+        admission.ended(job(1.0), 50, JobEnd.LENGTH)
+    with pytest.raises(QuotaExceededError) as caught:
+        admission.check(job(3.0), full, 0.0)
+    assert caught.value.quota == "deadline"
+    wait_s = caught.value.retry_after_s
+    assert wait_s is not None
+    work_s = 101 * (B_S * 150 + A_S * 50 / 8)
+    assert wait_s == pytest.approx(work_s - 3.0, rel=0.1)
+    admission.check(job(work_s * 1.1), full, 0.0)  # time enough
+    admission.check(job(3.0), sequences(7), 0.0)  # a slot is free
+    admission.check(job(float("inf")), full, 0.0)
