@@ -78,6 +78,7 @@ class LocalOption:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
+    model: Annotated[str, Field(min_length=1, max_length=200)]
     quality: Share
     latency_s: Positive
     full_time_staff: NotNegative
@@ -90,6 +91,7 @@ class CloudOption:
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
+    model: Annotated[str, Field(min_length=1, max_length=200)]
     billing: Literal["tokens", "instances"]
     quality: Share
     latency_s: Positive

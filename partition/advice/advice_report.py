@@ -8,7 +8,7 @@ from typing import Any
 
 from partition.advice.advice_inputs import PriceList
 from partition.advice.advisor import Advice
-from partition.advice.deployment import Deployment, MonthlyCost
+from partition.advice.deployment import Deployment, MonthlyCost, figures_of
 
 _FACTORS = {
     "scalability": "Scalability",
@@ -37,6 +37,8 @@ def to_markdown(advice: Advice) -> str:
     parts = [
         "# Where should it run?",
         advice.reason,
+        "## The three",
+        _options(advice),
         "## Cost",
         _costs(advice),
         _break_evens(advice),
@@ -51,6 +53,28 @@ def to_markdown(advice: Advice) -> str:
         _inputs(advice),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _options(advice: Advice) -> str:
+    inputs = advice.inputs
+    models = {
+        Deployment.LOCAL: inputs.local.model,
+        Deployment.CLOUD: inputs.cloud.model,
+        Deployment.HYBRID: f"both; {inputs.hybrid.local_share:.0%} of the answers on the device",
+    }
+    rows = []
+    for found in advice.assessments:
+        figures = figures_of(inputs, found.deployment)
+        rows.append(
+            [
+                str(found.deployment),
+                models[found.deployment],
+                f"{figures.quality:.1%}",
+                f"{figures.latency_s:.3g}",
+                "; ".join(found.refusals) or "-",
+            ]
+        )
+    return _table(["deployment", "model", "right answers", "seconds", "forbidden because"], rows)
 
 
 def _costs(advice: Advice) -> str:

@@ -7,27 +7,14 @@ rules on the inputs where there are numbers, and by a stated judgement where the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
-from partition.advice.advice_inputs import AdviceInputs, Price, PriceList
-from partition.advice.advice_ratings import Rating, rate
-from partition.advice.deployment import Deployment, MonthlyCost, figures_of, monthly_cost
+from partition.advice.advice_inputs import AdviceInputs, PriceList
+from partition.advice.assessment import Assessment, assess, best_of
+from partition.advice.deployment import Deployment, monthly_cost
+from partition.advice.sensitivity import Swing, swings
 
 MOST_REQUESTS = 1e12  # a month, up to which a break-even is looked for
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assessment:
-    """One deployment, judged."""
-
-    deployment: Deployment
-    first_month: MonthlyCost
-    last_month: MonthlyCost
-    horizon_usd: float
-    usd_per_1000_requests: float  # in the first month
-    refusals: tuple[str, ...]  # why it may not be chosen
-    ratings: tuple[Rating, ...]
-    weighted_rating: float  # 1 to 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +24,6 @@ class BreakEven:
     cheaper_below: Deployment
     cheaper_above: Deployment
     requests_per_month: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Swing:
-    """What half or double one input does."""
-
-    name: str
-    halved: Deployment | None  # recommended then
-    doubled: Deployment | None
-    cheapest_halved: Deployment
-    cheapest_doubled: Deployment
-    changes: bool  # whether either differs from today's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,47 +42,16 @@ class Advice:
 def advise(inputs: AdviceInputs) -> Advice:
     """Answer the deployment question. Pure."""
     assessments = assess(inputs)
-    recommended = _best(assessments)
+    recommended = best_of(assessments)
     return Advice(
         recommended=recommended,
         reason=_reason(recommended, assessments),
         assessments=assessments,
         break_evens=break_evens(inputs),
-        swings=_swings(inputs),
+        swings=swings(inputs),
         risks=_risks(inputs, recommended),
         inputs=inputs,
     )
-
-
-def assess(inputs: AdviceInputs) -> tuple[Assessment, ...]:
-    """Judge all three."""
-    volume = inputs.volume
-    growth = 1 + volume.growth_per_month
-    volumes = [volume.requests_per_month * growth**month for month in range(volume.horizon_months)]
-    horizons = {
-        deployment: sum(monthly_cost(inputs, deployment, v).total for v in volumes)
-        for deployment in Deployment
-    }
-    least = min(horizons.values())
-    found = []
-    for deployment in Deployment:
-        first = monthly_cost(inputs, deployment, volumes[0])
-        ratings = rate(inputs, deployment, horizons[deployment] / max(least, 1e-9), first)
-        weights = [getattr(inputs.weights, rating.factor) for rating in ratings]
-        found.append(
-            Assessment(
-                deployment=deployment,
-                first_month=first,
-                last_month=monthly_cost(inputs, deployment, volumes[-1]),
-                horizon_usd=horizons[deployment],
-                usd_per_1000_requests=1000 * first.total / volumes[0],
-                refusals=_refusals(inputs, deployment),
-                ratings=ratings,
-                weighted_rating=sum(w * r.stars for w, r in zip(weights, ratings, strict=True))
-                / max(sum(weights), 1e-9),
-            )
-        )
-    return tuple(found)
 
 
 def break_evens(inputs: AdviceInputs) -> tuple[BreakEven, ...]:
@@ -154,31 +98,6 @@ def _first_sign_change(gap: Callable[[float], float]) -> float | None:
     return None
 
 
-def _refusals(inputs: AdviceInputs, deployment: Deployment) -> tuple[str, ...]:
-    rules, option, found = inputs.requirements, figures_of(inputs, deployment), []
-    leaves = deployment is not Deployment.LOCAL
-    if leaves and not rules.anonymised_text_may_leave and not rules.raw_text_may_leave:
-        found.append("no text may leave the devices, not even anonymised")
-    if rules.must_work_offline and deployment is Deployment.CLOUD:
-        found.append("it must work without a network")
-    if option.latency_s > rules.max_latency_s:
-        found.append(
-            f"{option.latency_s:g} s are over the latency limit of {rules.max_latency_s:g} s"
-        )
-    if option.quality < rules.least_quality:
-        found.append(
-            f"{option.quality:.0%} right is below the least quality of {rules.least_quality:.0%}"
-        )
-    return tuple(found)
-
-
-def _best(assessments: tuple[Assessment, ...]) -> Deployment | None:
-    allowed = [a for a in assessments if not a.refusals]
-    if not allowed:
-        return None
-    return max(allowed, key=lambda a: (a.weighted_rating, -a.horizon_usd)).deployment
-
-
 def _reason(recommended: Deployment | None, assessments: tuple[Assessment, ...]) -> str:
     if recommended is None:
         causes = "; ".join(f"{a.deployment}: {', '.join(a.refusals)}" for a in assessments)
@@ -202,68 +121,6 @@ def _reason(recommended: Deployment | None, assessments: tuple[Assessment, ...])
         f"Not {a.deployment}: {', '.join(a.refusals)}." for a in assessments if a.refusals
     ]
     return " ".join(sentences)
-
-
-def _swings(inputs: AdviceInputs) -> tuple[Swing, ...]:
-    """Halve and double every price and the inputs that cost depends on, one at a time."""
-
-    def outcome(changed: AdviceInputs) -> tuple[Deployment | None, Deployment]:
-        assessments = assess(changed)
-        return _best(assessments), min(assessments, key=lambda a: a.horizon_usd).deployment
-
-    today = outcome(inputs)
-    changes: list[tuple[str, Callable[[float], AdviceInputs]]] = [
-        (field.name, lambda f, name=field.name: _with_price(inputs, name, f))  # type: ignore[misc]
-        for field in fields(PriceList)
-    ]
-    changes += [
-        (
-            "requests_per_month",
-            lambda f: replace(
-                inputs,
-                volume=replace(
-                    inputs.volume, requests_per_month=inputs.volume.requests_per_month * f
-                ),
-            ),
-        ),
-        (
-            "share_sent_to_the_cloud",
-            lambda f: replace(
-                inputs,
-                hybrid=replace(
-                    inputs.hybrid,
-                    local_share=1 - min(1.0, (1 - inputs.hybrid.local_share) * f),
-                ),
-            ),
-        ),
-        (
-            "busy_s_per_request",
-            lambda f: replace(
-                inputs,
-                fleet=replace(inputs.fleet, busy_s_per_request=inputs.fleet.busy_s_per_request * f),
-            ),
-        ),
-    ]
-    swings = []
-    for name, change in changes:
-        low, high = outcome(change(0.5)), outcome(change(2.0))
-        swings.append(
-            Swing(
-                name=name,
-                halved=low[0],
-                doubled=high[0],
-                cheapest_halved=low[1],
-                cheapest_doubled=high[1],
-                changes=low != today or high != today,
-            )
-        )
-    return tuple(swings)
-
-
-def _with_price(inputs: AdviceInputs, name: str, factor: float) -> AdviceInputs:
-    price: Price = getattr(inputs.prices, name)
-    changed = replace(price, value=price.value * factor)
-    return replace(inputs, prices=replace(inputs.prices, **{name: changed}))
 
 
 def _risks(inputs: AdviceInputs, recommended: Deployment | None) -> tuple[str, ...]:

@@ -16,8 +16,12 @@ from partition.advice.advice_report import to_json, to_markdown
 from partition.advice.advise_command import advise as advise_command
 from partition.advice.advisor import advise, break_evens
 from partition.advice.deployment import Deployment, monthly_cost
+from partition.advice.measured import with_certificate, with_profile
+from partition.calibration.certificate import Certificate, Status
 from partition.cli import main
 from partition.errors import ProfileError
+from partition.planning.profile import DeviceProfile, load_profile, save_profile
+from tests.plan_scenarios import CLOUD, EDGE, LINK
 
 INPUTS = load_inputs()
 
@@ -213,3 +217,54 @@ def test_the_command_prints_a_page_and_json(
 def test_inputs_are_values() -> None:
     assert isinstance(INPUTS, AdviceInputs)
     assert load_inputs() == INPUTS
+
+
+def test_sensitivity_covers_staff_growth_and_weights() -> None:
+    names = {swing.name for swing in advise(INPUTS).swings}
+    assert {
+        "growth_per_month",
+        "num_devices",
+        "hybrid full_time_staff",
+        "local set_up_days",
+    } <= names
+    assert {f"weight of {field.name}" for field in fields(type(INPUTS.weights))} <= names
+
+
+def test_a_profile_replaces_assumed_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "device.json"
+    save_profile(DeviceProfile(edge=EDGE, cloud=CLOUD, link=LINK), path)
+    told = with_profile(INPUTS, load_profile(path))
+    local_s = EDGE.prefill(400) + 119 * EDGE.decode(460)
+    assert told.local.latency_s == told.fleet.busy_s_per_request == pytest.approx(local_s)
+    assert (told.local.model, told.cloud.model) == ("small", "large")
+    assert told.cloud.latency_s > 119 * CLOUD.decode(460)
+    alone = with_profile(INPUTS, DeviceProfile(edge=EDGE))
+    assert alone.cloud == INPUTS.cloud
+
+
+def test_a_certificate_replaces_the_assumed_share(tmp_path: Path) -> None:
+    certificate = Certificate(
+        status=Status.CERTIFIED,
+        threshold=0.5,
+        local_share=0.93,
+        observed_error=0.01,
+        error_upper_bound=0.02,
+        max_error=0.03,
+        confidence=0.95,
+        n=800,
+        fingerprint="f",
+        frontier=(),
+    )
+    told = with_certificate(INPUTS, certificate)
+    assert told.hybrid.local_share == 0.93
+    assert told.hybrid.quality == pytest.approx(0.93 * 0.97 + 0.07 * INPUTS.cloud.quality)
+    with pytest.raises(ProfileError, match="certifies nothing"):
+        with_certificate(INPUTS, replace(certificate, status=Status.NOT_CERTIFIED))
+
+
+def test_the_command_takes_what_was_measured(tmp_path: Path) -> None:
+    path = tmp_path / "device.json"
+    save_profile(DeviceProfile(edge=EDGE, cloud=CLOUD, link=LINK), path)
+    result = CliRunner().invoke(advise_command, ["--profile", str(path)])
+    assert result.exit_code == 0
+    assert "| local | small |" in result.output
