@@ -63,6 +63,12 @@ def status(channel: str, folder: Path, online: Path | None, as_json: bool) -> No
 @click.option("--soak-hours", type=float, default=24.0, show_default=True)
 @click.option("--max-failure-rate", type=float, default=0.02, show_default=True)
 @click.option("--false-abort", type=float, default=0.01, show_default=True)
+@click.option(
+    "--policy",
+    "policy_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file with a [rollout] section, instead of the options above.",
+)
 @_actor_option
 @channel_options
 def begin(
@@ -71,6 +77,7 @@ def begin(
     soak_hours: float,
     max_failure_rate: float,
     false_abort: float,
+    policy_path: Path | None,
     actor: str,
     channel: str,
     folder: Path,
@@ -78,6 +85,7 @@ def begin(
     as_json: bool,
 ) -> None:
     """Begin the rollout of RELEASE; the first release of a channel goes to all at once."""
+    from cloud_service.fleet.policy_file import load_policy
     from cloud_service.fleet.rollout import Policy
 
     policy = Policy(
@@ -86,6 +94,8 @@ def begin(
         max_failure_rate=_share(max_failure_rate, "--max-failure-rate"),
         false_abort=_share(false_abort, "--false-abort"),
     )
+    if policy_path is not None:
+        policy = load_policy(policy_path)
     _act(
         folder,
         online,

@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 from cloud_service.errors import RolloutError
+from cloud_service.fleet.audit_log import latest, note
 from cloud_service.fleet.progress import progress_of
+from cloud_service.fleet.ring_rate import buckets_open
 from cloud_service.fleet.rollout import (
     Action,
     Baseline,
@@ -26,7 +28,7 @@ from cloud_service.fleet.rollout import (
     buckets_for,
     decide,
 )
-from cloud_service.fleet.tables import AUDIT, DEVICES, ROLLOUTS, VERDICTS
+from cloud_service.fleet.tables import DEVICES, ROLLOUTS, VERDICTS
 from cloud_service.releases.repository import ReleaseRepository
 from cloud_service.releases.roles import releases_of
 from partition.release.desired import NUM_BUCKETS, Desired, bucket_of, device_digest
@@ -214,6 +216,7 @@ class Fleet:
             is_last_ring=rollout.ring + 1 >= len(rollout.policy.steps_percent),
             now_s=self._now(),
             baseline=baseline,
+            is_opening=self._is_opening(connection, rollout),
         )
         if step.action in (Action.ADVANCE, Action.DONE):
             self._advance(connection, rollout, SYSTEM, step.reason)
@@ -259,12 +262,6 @@ class Fleet:
             for device in devices:
                 name = device.verdict.value if device.has_begun else "NOT_BEGUN"
                 verdicts[name] = verdicts.get(name, 0) + 1
-        audit = connection.execute(
-            sa.select(AUDIT)
-            .where(AUDIT.c.channel == channel)
-            .order_by(AUDIT.c.number.desc())
-            .limit(20)
-        )
         return {
             "channel": channel,
             "base": desired.base if desired is not None else None,
@@ -275,10 +272,7 @@ class Fleet:
             "ring": rollout.ring if rollout is not None else None,
             "verdicts": verdicts,
             "devices": running,
-            "audit": [
-                {"at": row.at, "actor": row.actor, "action": row.action, "detail": row.detail}
-                for row in audit
-            ],
+            "audit": latest(connection, channel),
         }
 
     # Inside
@@ -323,20 +317,13 @@ class Fleet:
         """Have the signed document say what the rollout means."""
         desired = self._repository.desired(rollout.channel)
         is_open = rollout.state in (RolloutState.RUNNING, RolloutState.HELD)
-        known = sa.select(DEVICES.c.tenant, DEVICES.c.device).where(
-            DEVICES.c.channel == rollout.channel
-        )
-        places = [
-            bucket_of(rollout.release, f"{row.tenant}/{row.device}")
-            for row in connection.execute(known)
-        ]
-        percent = rollout.policy.steps_percent[rollout.ring]
+        buckets = self._buckets(connection, rollout)[0] if is_open else 0
         meant = Desired(
             version=1 if desired is None else desired.version + 1,
             salt=rollout.release,
             base=rollout.release if rollout.state is RolloutState.DONE else rollout.base,
             candidate=rollout.release if is_open else None,
-            buckets=buckets_for(percent, places, NUM_BUCKETS) if is_open else 0,
+            buckets=buckets,
             pins=desired.pins if desired is not None else {},
             hold=rollout.state is RolloutState.HELD,
             retry_epoch=desired.retry_epoch if desired is not None else 0,
@@ -346,6 +333,33 @@ class Fleet:
             meant = replace(meant, buckets=max(meant.buckets, desired.buckets))
         if desired is None or replace(meant, version=desired.version) != desired:
             self._repository.set_desired(rollout.channel, meant)
+
+    def _buckets(self, connection: sa.Connection, rollout: Rollout) -> tuple[int, int]:
+        """Return how many buckets are open now, and how many when the ring is all open."""
+        known = sa.select(DEVICES.c.tenant, DEVICES.c.device).where(
+            DEVICES.c.channel == rollout.channel
+        )
+        places = [
+            bucket_of(rollout.release, f"{row.tenant}/{row.device}")
+            for row in connection.execute(known)
+        ]
+        rings = [
+            buckets_for(percent, places, NUM_BUCKETS) for percent in rollout.policy.steps_percent
+        ]
+        whole = rings[rollout.ring]
+        is_open = buckets_open(
+            rollout.policy.rate,
+            self._now() - rollout.ring_began,
+            ring=whole,
+            before=rings[rollout.ring - 1] if rollout.ring else 0,
+            places=places,
+        )
+        return is_open, whole
+
+    def _is_opening(self, connection: sa.Connection, rollout: Rollout) -> bool:
+        is_open, whole = self._buckets(connection, rollout)
+        desired = self._repository.desired(rollout.channel)
+        return is_open < whole and (desired is None or desired.buckets < whole)
 
     def _under_way(self, connection: sa.Connection, channel: str) -> Rollout:
         rollout = self.rollout(connection, channel)
@@ -373,8 +387,4 @@ class Fleet:
     def _note(
         self, connection: sa.Connection, channel: str, actor: str, action: str, detail: str
     ) -> None:
-        connection.execute(
-            sa.insert(AUDIT).values(
-                at=self._now(), channel=channel, actor=actor, action=action, detail=detail
-            )
-        )
+        note(connection, channel, actor, action, detail, at=self._now())

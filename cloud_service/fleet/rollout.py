@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from cloud_service.fleet.ring_rate import RingRate
+
 ALTERNATIVES = (2.0, 4.0, 8.0)  # times p0
 MAX_ALTERNATIVE = 0.9
 MIN_RING_DEVICES = 5
@@ -73,6 +75,7 @@ class Policy:
     timeout_s: float = 72 * 3600.0
     max_failure_rate: float = 0.02
     false_abort: float = 0.01
+    rate: RingRate | None = None  # None: a ring opens at once
     abort: tuple[AbortRule, ...] = field(default=())
 
 
@@ -160,6 +163,7 @@ def decide(
     is_last_ring: bool,
     now_s: float,
     baseline: Baseline | None = None,
+    is_opening: bool = False,
 ) -> Step:
     """Decide what a rollout does next.
 
@@ -170,6 +174,7 @@ def decide(
         is_last_ring: Whether there is none after it.
         now_s: Unix.
         baseline: Of the devices outside.
+        is_opening: Whether devices of the newest ring may not begin yet.
     """
     timed = [_with_timeout(device, policy, now_s) for device in devices]
     began = [device for device in timed if device.has_begun]
@@ -181,6 +186,8 @@ def decide(
     executed = [device for device in began if device.verdict is not Verdict.PENDING]
     online = [device for device in timed if device.is_online]
     reported = [device for device in online if device.verdict is not Verdict.PENDING]
+    if is_opening:
+        return _wait(f"the ring is opening; {len(began)} devices have begun")
     waited = now_s - ring_began_s
     if waited < policy.soak_s:
         return _wait(f"the ring soaks for another {round(policy.soak_s - waited)} s")

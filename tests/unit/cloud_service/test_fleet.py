@@ -8,6 +8,7 @@ from cloud_service.errors import RepositoryError, RolloutError
 from cloud_service.fleet.channels import set_channel, tenants_of_channels
 from cloud_service.fleet.device_reports import DeviceReport, record_report
 from cloud_service.fleet.fleet import Fleet, RolloutState
+from cloud_service.fleet.ring_rate import RingRate
 from cloud_service.fleet.rollout import Action, Policy
 from cloud_service.storage.state_store import StateStore
 from cloud_service.tenancy.identity import Identity
@@ -224,3 +225,34 @@ def test_one_missed_canary_stops_the_rollout_at_once(world):
     assert world.do("look", "cxr").action is Action.ABORT
     assert "identifier" in world.do("status", "cxr")["reason"]
     assert world.repository.desired("cxr").candidate is None
+
+
+def test_ring_opens_at_the_rate_of_its_policy_and_stops_early(world):
+    world.started()
+    policy = Policy(steps_percent=(50.0, 100.0), rate=RingRate(base_per_minute=4), soak_s=0.0)
+    world.do("begin", "cxr", "cxr-2", policy, actor="ann")
+    chosen = []
+    for minute in range(4):
+        chosen.append([device for device in DEVICES if world.chosen(device) == "cxr-2"])
+        assert len(chosen[-1]) == 4 * (minute + 1)
+        assert set(chosen[-1]) >= set(chosen[max(0, minute - 1)])  # nested
+        for device in chosen[-1]:
+            world.report(device, "cxr-2", "FETCHING")
+            world.report(device, "cxr-2", "CONFIRMED")
+        assert world.do("look", "cxr").action is Action.WAIT  # all good, but the ring is opening
+        world.now += 60
+        world.do("look", "cxr")
+    for device in chosen[-1][:4]:
+        world.report(device, "cxr-2", "ROLLED_BACK")
+    assert world.do("look", "cxr").action is Action.ABORT
+    tried = {device for device in DEVICES if world.chosen(device) == "cxr-2"}
+    assert not tried
+
+
+def test_ring_with_a_rate_opens_whole_in_the_end(world):
+    world.started()
+    policy = Policy(steps_percent=(50.0, 100.0), rate=RingRate(base_per_minute=30), soak_s=0.0)
+    world.do("begin", "cxr", "cxr-2", policy, actor="ann")
+    live(world, 0.0, rings=6)
+    assert world.do("rollout", "cxr").state is RolloutState.DONE
+    assert set(world.runs.values()) == {"cxr-2"}
