@@ -14,6 +14,7 @@ import click
 from cloud_service.commands.fleet import fleet
 from cloud_service.commands.publish import publish
 from cloud_service.commands.tenants import tenants
+from cloud_service.commands.tokens import tokens
 from cloud_service.config import load_config
 from cloud_service.errors import CloudServiceError
 from cloud_service.tenancy.identity import Identity
@@ -52,7 +53,7 @@ def init(directory: Path, hosts: tuple[str, ...], tenant: str, device: str, as_j
         raise CloudServiceError(f"{config}: exists already and is never overwritten; name another")
     folder = pki.create_authority(directory, hosts=hosts or pki.DEFAULT_HOSTS)
     pair = pki.issue_device(directory, Identity(tenant=tenant, device=device))
-    pki.write_private(config, _CONFIG_TEMPLATE.encode())
+    pki.write_private(config, _CONFIG_TEMPLATE.replace("TENANT", tenant).encode())
     document = {
         "config": str(config),
         "authority": str(folder.authority.certificate),
@@ -71,7 +72,10 @@ def init(directory: Path, hosts: tuple[str, ...], tenant: str, device: str, as_j
 @json_option
 @verbose_option
 def issue(directory: Path, tenant: str, device: str, days: int, as_json: bool) -> None:
-    """Issue one more device certificate, signed by the authority in DIRECTORY."""
+    """Issue one more device certificate, signed by the authority in DIRECTORY.
+
+    The service answers it once its tenant is admitted: `cloud-service tenants add`, or `tenants.admitted`.
+    """
     from cloud_service.tenancy import pki
 
     pair = pki.issue_device(directory, Identity(tenant=tenant, device=device), days=days)
@@ -154,6 +158,7 @@ def serve(
 cloud_service.add_command(publish)
 cloud_service.add_command(fleet)
 cloud_service.add_command(tenants)
+cloud_service.add_command(tokens)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -175,6 +180,10 @@ name = "qwen2.5-coder-1.5b-instruct"
 
 [state]
 directory = "state"
+
+[tenants]
+# Besides those of `cloud-service tenants add`. A certificate of the authority alone lets nobody in.
+admitted = ["TENANT"]
 """
 
 

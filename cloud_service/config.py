@@ -19,6 +19,7 @@ from partition.settings import NESTED, Settings, load_settings
 
 ENVIRONMENT_PREFIX = "TANDEM_CLOUD_"
 MIB = 1 << 20
+LABEL = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"  # one DNS label
 
 _Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
 _Positive = Annotated[float, Field(gt=0)]
@@ -144,7 +145,7 @@ class ReleasesConfig(_Section):
 
 
 class QuotaConfig(_Section):
-    """Limits of a tenant that is not registered; 0 means none."""
+    """Limits of a tenant that is admitted here and not registered; 0 means none."""
 
     concurrent_calls: Annotated[int, Field(ge=0)] = 256
     requests_per_s: _Price = 200.0
@@ -153,9 +154,9 @@ class QuotaConfig(_Section):
 
 
 class TenantsConfig(_Section):
-    """Who may use the service."""
+    """Who may use the service: tenants that were added to its register, and those named here. Nobody else."""
 
-    registered_only: bool = False  # True: a certificate of the authority is not enough
+    admitted: tuple[Annotated[str, Field(pattern=LABEL)], ...] = ()
     token_keys: Path | None = None  # folder of Ed25519 public keys, <key id>.pem
     default_quota: QuotaConfig = QuotaConfig()
 

@@ -51,7 +51,7 @@ from cloud_service.storage.sessions import SessionTable
 from cloud_service.storage.state_store import StateStore, open_state
 from cloud_service.tenancy.access import Access
 from cloud_service.tenancy.credentials import backend_credentials, server_credentials
-from cloud_service.tenancy.identity import Identity
+from cloud_service.tenancy.identity import LOOPBACK_IDENTITY
 from cloud_service.tenancy.tenants import make_tenants
 from cloud_service.tenancy.tokens import TokenVerifier
 from protos.errors import UnavailableError
@@ -63,7 +63,6 @@ logger = logging.getLogger(__name__)
 
 BackendFactory = Callable[[CloudConfig, Metrics], Awaitable[Backend]]
 
-LOOPBACK_IDENTITY: Final = Identity(tenant="local", device="loopback")
 HAND_OVER_S: Final = 2.0  # for the last messages of handed over answers
 HANDLERS_END_S: Final = 2.0
 HOUSEKEEPING_S: Final = 30.0

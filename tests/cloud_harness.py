@@ -63,6 +63,7 @@ class Site:
             "engine": {"kv_mib": 64},
             "state": {"directory": str(self.root / "state")},
             "drain": {"balancer_s": 0.0, "finish_s": 5.0},
+            "tenants": {"admitted": [SCANNER.tenant, OTHER.tenant]},
         }
         for name, values in sections.items():
             flags[name] = {**flags.get(name, {}), **values} if isinstance(values, dict) else values
@@ -131,7 +132,7 @@ class CloudProcess:
         if not config.exists():
             config.write_text(
                 "[tls]\ncertificate = 'server.crt'\nkey = 'server.key'\nclient_authority = 'ca.crt'\n"
-                "[drain]\nbalancer_s = 0.0\nfinish_s = 1.0\n"
+                "[tenants]\nadmitted = ['clinic', 'rival']\n[drain]\nbalancer_s = 0.0\nfinish_s = 1.0\n"
                 "[engine]\nkv_mib = 64\n[model]\ndtype = 'float32'\nthreads = 1\n[state]\ndirectory = 'state'\n"
             )
         command = [

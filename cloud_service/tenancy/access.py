@@ -11,6 +11,7 @@ from cloud_service.rpc.calls import Call
 from cloud_service.storage.state_store import StateStore
 from cloud_service.tenancy.identity import Identity, identity_of
 from cloud_service.tenancy.quotas import Meters
+from cloud_service.tenancy.roles import Role, may_call
 from cloud_service.tenancy.tenants import Tenant, Tenants
 from cloud_service.tenancy.tokens import TokenVerifier
 from protos.errors import PermissionDeniedError, QuotaExceededError, UnauthenticatedError
@@ -45,7 +46,11 @@ class Access:
     @contextlib.asynccontextmanager
     async def identified(self, call: Call) -> AsyncIterator[None]:
         """Find out who calls, and refuse tenants that may not."""
-        identity = await self._identity(call)
+        identity, role = await self._identity(call)
+        if not may_call(role, call.service, call.method):
+            raise PermissionDeniedError(
+                f"callers of role {role} may not call this; use credentials of another role"
+            )
         call.tenant = await self._tenant(identity.tenant)
         call.known_identity = identity
         yield
@@ -72,7 +77,7 @@ class Access:
         finally:
             meter.leave()
 
-    async def _identity(self, call: Call) -> Identity:
+    async def _identity(self, call: Call) -> tuple[Identity, Role]:
         names = call.context.auth_context().get("x509_subject_alternative_name", ())
         shown = _credential(call.context.invocation_metadata() or ())
         if not names:
@@ -81,20 +86,26 @@ class Access:
                     raise UnauthenticatedError(
                         "this port wants an API key or a token in `authorization`; ask the operator for one"
                     )
-                return self._plaintext
+                return self._plaintext, Role.DEVICE
             return await self._by_credential(shown)
         identity = identity_of(names)
-        if shown is not None and await self._by_credential(shown) != identity:
+        if shown is None:
+            return identity, Role.DEVICE
+        named, role = await self._by_credential(shown)
+        if named != identity:
             self._metrics.identity_mismatch.inc()
             raise PermissionDeniedError(
                 "token and certificate name different devices; show the token of this device"
             )
-        return identity
+        return identity, role
 
-    async def _by_credential(self, shown: str) -> Identity:
+    async def _by_credential(self, shown: str) -> tuple[Identity, Role]:
         if shown.startswith(_KEY_PREFIX):
-            return await self._store.run(lambda connection: self._tenants.by_key(connection, shown))
-        return self._tokens.identity(shown)
+            identity = await self._store.run(
+                lambda connection: self._tenants.by_key(connection, shown)
+            )
+            return identity, Role.BACKEND
+        return self._tokens.read(shown)
 
     async def _tenant(self, name: str) -> Tenant:
         now_s = time.monotonic()

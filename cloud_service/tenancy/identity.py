@@ -27,6 +27,9 @@ class Identity:
         return f"{self.device}.{self.tenant}.{DEVICE_DOMAIN}"
 
 
+LOOPBACK_IDENTITY = Identity(tenant="local", device="loopback")  # where there are no certificates
+
+
 def is_label(text: str) -> bool:
     """Tell whether a text may name a tenant or a device: one DNS label in lower case."""
     return _LABEL_PATTERN.fullmatch(text) is not None

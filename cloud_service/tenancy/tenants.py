@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from cloud_service.config import CloudConfig
 from cloud_service.errors import TenantError
 from cloud_service.storage.state_store import API_KEYS, TENANTS, USAGE_DAYS, StateStore
 from cloud_service.tenancy.api_keys import ApiKey, pepper_of
-from cloud_service.tenancy.identity import Identity, is_label
+from cloud_service.tenancy.identity import LOOPBACK_IDENTITY, Identity, is_label
 from cloud_service.tenancy.quotas import Quota
 from protos.errors import PermissionDeniedError, UnauthenticatedError
 
@@ -47,12 +48,12 @@ class Tenants:
     """The register; its functions run inside a transaction of the store."""
 
     def __init__(
-        self, store: StateStore, pepper: bytes, *, default: Quota, registered_only: bool
+        self, store: StateStore, pepper: bytes, *, default: Quota, admitted: Collection[str] = ()
     ) -> None:
         self._store = store
         self._pepper = pepper
         self._default = default
-        self._registered_only = registered_only
+        self._admitted = frozenset(admitted)
 
     def add(
         self,
@@ -136,10 +137,10 @@ class Tenants:
         """The tenant of a verified certificate.
 
         Raises:
-            PermissionDeniedError: It was revoked, or is not registered where it must be.
+            PermissionDeniedError: It was revoked, or is neither registered nor admitted by the configuration.
         """
         row = connection.execute(sa.select(TENANTS).where(TENANTS.c.tenant == name)).one_or_none()
-        if row is None and not self._registered_only:
+        if row is None and name in self._admitted:
             spent = self._spent(connection, name)
             return Tenant(
                 name=name,
@@ -225,11 +226,14 @@ class Tenants:
 def make_tenants(store: StateStore, master_key: bytes, config: CloudConfig) -> Tenants:
     """The register as a configuration wants it."""
     default = Quota(**config.tenants.default_quota.model_dump())
+    admitted = set(config.tenants.admitted)
+    if config.tls.insecure_loopback:
+        admitted.add(LOOPBACK_IDENTITY.tenant)
     return Tenants(
         store,
         pepper_of(master_key),
         default=default,
-        registered_only=config.tenants.registered_only,
+        admitted=admitted,
     )
 
 

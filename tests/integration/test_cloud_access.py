@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloud_service.cli import main
 from cloud_service.tenancy.pki import CertificateFolder
+from cloud_service.tenancy.roles import ALLOWED, Role, may_call
 from protos.errors import (
     PermissionDeniedError,
     QuotaExceededError,
@@ -26,7 +28,9 @@ from protos.errors import (
     WireError,
     from_rpc_error,
 )
+from protos.feedback.v1 import feedback_pb2
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
+from protos.sync.v1 import sync_pb2, sync_pb2_grpc
 from tests.cloud_harness import SCANNER, RunningCloud, Site, ask, running_cloud
 from tests.tiny_models import make_folder
 
@@ -62,11 +66,20 @@ async def backend_stub(cloud: RunningCloud) -> AsyncIterator[Any]:
     authority = CertificateFolder(cloud.site.root).authority.certificate.read_bytes()
     credentials = grpc.ssl_channel_credentials(authority)
     async with grpc.aio.secure_channel(cloud.endpoints.backend, credentials) as channel:
-        yield inference_pb2_grpc.InferenceServiceStub(channel)
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        stub.channel = channel
+        yield stub
 
 
 def bearer(text: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {text}"),)
+
+
+async def sync_refusal(stub: Any, metadata: Any) -> WireError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        call = stub.GetMetadata(sync_pb2.GetMetadataRequest(), timeout=10, metadata=metadata)
+        await call
+    return from_rpc_error(caught.value)
 
 
 async def refusal(stub: Any, metadata: Any = None) -> WireError:
@@ -114,16 +127,41 @@ async def test_a_revoked_tenants_certificates_are_refused(
         assert isinstance(await refusal(client.inference), PermissionDeniedError)
 
 
-async def test_only_registered_tenants_where_that_is_asked(
+async def test_a_certificate_alone_lets_nobody_in(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with (
-        running_cloud(site, tenants={"registered_only": True}) as cloud,
+        running_cloud(site, tenants={"admitted": []}) as cloud,
         cloud.client() as client,
     ):
         assert isinstance(await refusal(client.inference), PermissionDeniedError)
         tenants(site, capsys, "add", SCANNER.tenant)
         await client.inference.GetModel(GET_MODEL, timeout=10)
+
+
+async def test_an_api_key_asks_and_fetches_no_releases(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running_cloud(site, **BACKEND) as cloud, backend_stub(cloud) as stub:
+        key = bearer(tenants(site, capsys, "add", "hospital")["api_key"])
+        events = [event async for event in stub.Generate(ask(), timeout=30, metadata=key)]
+        assert events[-1].HasField("finished")
+        await stub.Probe(inference_pb2.ProbeRequest(), timeout=10, metadata=key)
+        sync = sync_pb2_grpc.SyncServiceStub(stub.channel)
+        assert isinstance(await sync_refusal(sync, key), PermissionDeniedError)
+
+
+def test_every_method_names_who_may_call_it() -> None:
+    """One that is served and not listed is refused to everybody."""
+    served = {
+        (service.full_name, method.name)
+        for file in (inference_pb2, feedback_pb2, sync_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    assert served == {key for key in ALLOWED if key[0].startswith("tandem.")}
+    assert not may_call(Role.DEVICE, "tandem.inference.v1.InferenceService", "Other")
+    assert not any(may_call(Role.OPERATOR, *key) for key in served if key[1] == "Generate")
 
 
 class TestTokens:
@@ -151,6 +189,7 @@ class TestTokens:
             "exp": now + 600,
             "tenant": SCANNER.tenant,
             "device": SCANNER.device,
+            "role": "device",
             **changes,
         }
         return jwt.encode(claims, key, algorithm=algorithm, headers=headers)
@@ -176,6 +215,11 @@ class TestTokens:
                 self.token(key, kid="../k1"),
                 self.token(key, exp=now + 86400),
                 self.token(key, tenant="../clinic"),
+                self.token(key, tenant="clinic' OR '1'='1"),
+                self.token(key, device=["scanner-1"]),
+                self.token(key, role="root"),
+                self.token(key, role=None),
+                self.token(key, nbf=now + 600),
                 self.token(Ed25519PrivateKey.generate()),
                 self.token("s" * 32, algorithm="HS256"),
                 self.token(None, algorithm="none"),
@@ -189,6 +233,39 @@ class TestTokens:
                 error = await refusal(client.inference, bearer(stolen))
                 assert isinstance(error, PermissionDeniedError)
             assert cloud.server.metrics.identity_mismatch._value.get() == 2
+
+    async def test_a_token_of_the_command_line_and_its_role(
+        self, site: Site, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = site.root / "tokens"
+        assert main(["tokens", "key", "k9", "--directory", str(folder), "--json"]) == 0
+        private = json.loads(capsys.readouterr().out)["private_key"]
+        assert os.stat(private).st_mode & 0o077 == 0  # noqa: PTH116  # a moment, in a test
+        assert main(["tokens", "key", "../k9", "--directory", str(folder)]) == 1
+        assert main(["tokens", "key", "k9", "--directory", str(folder)]) == 1  # never overwritten
+
+        def issued(role: str) -> Any:
+            words = ["--tenant", SCANNER.tenant, "--device", "desk-1", "--role", role]
+            capsys.readouterr()
+            assert main(["tokens", "issue", "--key", private, *words, "--json"]) == 0
+            return bearer(json.loads(capsys.readouterr().out)["token"])
+
+        section = {"token_keys": str(folder)}
+        async with (
+            running_cloud(site, **BACKEND, tenants=section) as cloud,
+            backend_stub(cloud) as stub,
+        ):
+            operator, publisher = issued("operator"), issued("publisher")
+            await stub.GetModel(GET_MODEL, timeout=10, metadata=operator)
+            assert isinstance(await refusal(stub, publisher), PermissionDeniedError)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                async for _ in stub.Generate(ask(), timeout=10, metadata=operator):
+                    pass
+            assert isinstance(from_rpc_error(caught.value), PermissionDeniedError)
+            sync = sync_pb2_grpc.SyncServiceStub(stub.channel)
+            assert isinstance(await sync_refusal(sync, operator), PermissionDeniedError)
+            # Let through to the service, which has no releases here.
+            assert not isinstance(await sync_refusal(sync, publisher), PermissionDeniedError)
 
 
 async def test_calls_at_once_and_the_daily_budget(
