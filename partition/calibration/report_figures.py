@@ -25,11 +25,17 @@ _STYLE: Any = {  # matplotlib types the keys one by one
     "svg.fonttype": "none",  # text stays text: searchable, and read aloud
     "svg.hashsalt": "tandem",  # the same records give the same bytes
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 10.5,
+    "text.color": "#1c2530",
+    "axes.labelcolor": "#5a6675",
+    "axes.edgecolor": "#c3ccd6",
+    "xtick.color": "#5a6675",
+    "ytick.color": "#5a6675",
+    "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e4e4e4",
+    "grid.color": "#eceff3",
     "legend.frameon": False,
 }
 
@@ -91,8 +97,8 @@ def risk_coverage(
         axes.set_xlim(0, 1.01)
         axes.set_xlabel("share of requests answered on the device")
         axes.set_ylabel("share of those answers that is wrong")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.legend(loc="upper left")
 
     return _svg(
@@ -127,8 +133,8 @@ def reliability(
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("stated probability of being right")
         axes.set_ylabel("share that was right")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.legend(loc="upper left")
 
     return _svg(draw, "Stated probability of being right against the share that was right")
@@ -160,8 +166,8 @@ def cost_quality(curves: Sequence[Curve], *, chosen: tuple[float, float] | None)
         axes.set_xlim(0, 1.01)
         axes.set_xlabel("share of requests sent to the cloud")
         axes.set_ylabel("right answers of both tiers together")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.legend(loc="lower right")
 
     return _svg(draw, "Share of right answers against the share of requests sent to the cloud")
