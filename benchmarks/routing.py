@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks._judged_answers import JudgedAnswers, judge
 from benchmarks._model_outputs import Example, cached_outputs, compute_outputs, read_examples
+from benchmarks._published_pairs import replay_lines
 from benchmarks._worlds import Answers, alarm_lines, guarantee_lines, world_lines
 from benchmarks.line import Line, Options
 from partition.calibration.calibration import Claim, certify, divide, sample_of
@@ -56,6 +57,7 @@ def run(options: Options) -> Iterator[Line]:
     for name, path in _TASKS.items():
         if (options.data / name / "dev.jsonl").is_file():
             yield from _data_lines(name, load_task(path), options)
+    yield from replay_lines(options.data, runs=_num_resamples(options) // 5)
 
 
 def _data_lines(name: str, task: Task, options: Options) -> Iterator[Line]:
