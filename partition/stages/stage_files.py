@@ -7,22 +7,24 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock
 
 from partition.errors import ModelFileError
-from partition.stages.channel_survey import survey_channels
+from partition.stages.block_head import block_head
 from partition.stages.embedding import write_embedding
-from partition.stages.smoothing import NO_SMOOTHING, Smoothing
+from partition.stages.layer_weights import HeadWeights, LayerWeights, float_head, float_layer
 from partition.stages.stage_range import Precision, StageRange
 from partition.weights.weight_source import WeightSource, source_fingerprint
 
 logger = logging.getLogger(__name__)
 
-_BUILDER_VERSION: Final = 6  # raise it whenever the graph of the same weights changes
+_BUILDER_VERSION: Final = 8  # raise it whenever the graph of the same weights changes
 _MAX_CONTEXT_TOKENS: Final = 32_768  # the longest rotary tables that a graph carries
 
 
@@ -77,10 +79,7 @@ def build_stage_files(
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / f"{fingerprint}.lock"):
             if not files.folder.is_dir():
-                smoothing = NO_SMOOTHING
-                if precision is Precision.INT8:
-                    smoothing = survey_channels(source, cache_dir, weights_sha256)
-                _build(source, stage, precision, smoothing, files)
+                _build(source, stage, precision, files)
     except OSError as error:
         raise _unwritable(cache_dir, error) from error
     return files
@@ -96,7 +95,6 @@ def _build(
     source: WeightSource,
     stage: StageRange,
     precision: Precision,
-    smoothing: Smoothing,
     files: StageFiles,
 ) -> None:
     # onnx takes 0.1 s to import, and a device that has the files needs it never again.
@@ -110,10 +108,10 @@ def _build(
     try:
         with TensorFileWriter(folder / "weights.bin") as weights:
             model = build_graph(
-                source,
+                source.spec,
                 stage,
-                precision=precision,
-                smoothing=smoothing,
+                _layers(source, stage, precision),
+                head=_head(source, precision) if stage.has_head else None,
                 context_tokens=files.context_tokens,
                 weights=weights,
             )
@@ -123,3 +121,20 @@ def _build(
         folder.rename(files.folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _layers(
+    source: WeightSource, stage: StageRange, precision: Precision
+) -> Iterator[LayerWeights]:
+    if precision is Precision.FLOAT32:
+        return (float_layer(source, layer) for layer in range(stage.start, stage.end))
+    from partition.stages.int8_layer import int8_layer
+    from partition.stages.layer_inputs import seen_layers
+
+    # Layers before the stage are run too: what its own are rounded by has to be the same as in the whole model.
+    seen = seen_layers(source, stage.end)
+    return (int8_layer(layer) for layer in islice(seen, stage.start, None))
+
+
+def _head(source: WeightSource, precision: Precision) -> HeadWeights:
+    return float_head(source) if precision is Precision.FLOAT32 else block_head(source)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -81,6 +81,11 @@ class QuantizedRows:
     group: int
     bits: int  # codes lie in a range of 2**bits integers, which begins at ``lowest``
     lowest: int
+
+    def take(self, rows: npt.NDArray[np.integer]) -> QuantizedRows:
+        """Some of the rows, in the order given."""
+        offsets = None if self.offsets is None else self.offsets[rows]
+        return replace(self, codes=self.codes[rows], scales=self.scales[rows], offsets=offsets)
 
     def to_float32(self) -> Floats:
         """Multiply out, ``(rows, columns) float32``."""

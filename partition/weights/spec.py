@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from partition.errors import ModelFileError
 from partition.weights.gguf import GGUFFile
+from partition.weights.rotary import RopeScaling, gguf_factors, gguf_scaling, stretch
 
 # llama.cpp (src/llama-model.cpp, LLM_ARCH_GEMMA3) writes neither of the two into the file.
 _GEMMA3_LOCAL_ROPE_THETA: Final = 10_000.0
@@ -40,17 +41,6 @@ class Activation(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RopeScaling:
-    """How rotary frequencies are stretched for long contexts."""
-
-    kind: Literal["linear", "llama3"]
-    factor: float
-    low_frequency_factor: float = 1.0  # the rest is for llama3 only
-    high_frequency_factor: float = 4.0
-    original_context_tokens: int = 8192
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """Architecture and sizes of one decoder. Immutable and hashable."""
 
@@ -66,6 +56,9 @@ class ModelSpec:
     norm_epsilon: float
     rope_theta: float
     rope_scaling: RopeScaling | None = None
+    rope_factors: tuple[float, ...] | None = (
+        None  # each pair's frequency is divided by its own; as GGUF has llama3's scaling
+    )
     rope_local_theta: float | None = None  # of sliding layers; None: as the others, unscaled
     sliding_window: int | None = None  # positions a sliding layer sees, itself included
     sliding_layers: frozenset[int] = frozenset()
@@ -95,6 +88,13 @@ class ModelSpec:
             and self.head_dim % 2 == 0
             and self.norm_epsilon >= 0
             and self.rope_theta > 0
+            and (
+                self.rope_factors is None
+                or (
+                    len(self.rope_factors) == self.head_dim // 2
+                    and all(math.isfinite(one) and one > 0 for one in self.rope_factors)
+                )
+            )
         )
         if not sound:
             raise ModelFileError(
@@ -124,9 +124,11 @@ class ModelSpec:
         local = self.rope_local_theta if self.is_sliding(layer) else None
         theta = self.rope_theta if local is None else local
         plain = [theta ** (-2.0 * i / self.head_dim) for i in range(self.head_dim // 2)]
+        if local is None and self.rope_factors is not None:
+            return [one / factor for one, factor in zip(plain, self.rope_factors, strict=True)]
         if self.rope_scaling is None or local is not None:
             return plain
-        return [_stretch(frequency, self.rope_scaling) for frequency in plain]
+        return [stretch(frequency, self.rope_scaling) for frequency in plain]
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> ModelSpec:
@@ -141,10 +143,6 @@ class ModelSpec:
                 f"{file.path}: architecture {name[:32]!r} is not one we build; choose a llama, mistral, qwen2, qwen3 or gemma3"
             )
         architecture = Architecture(name)
-        if "rope_freqs.weight" in file.tensors:
-            raise ModelFileError(
-                f"{file.path}: its rotary frequencies are scaled by a table that does not say how; use the safetensors folder of the model"
-            )
         hidden = file.integer(f"{name}.embedding_length")
         heads = file.integer(f"{name}.attention.head_count")
         if heads < 1 or "token_embd.weight" not in file.tensors:
@@ -168,7 +166,8 @@ class ModelSpec:
             context_tokens=file.integer(f"{name}.context_length"),
             norm_epsilon=file.number(f"{name}.attention.layer_norm_rms_epsilon"),
             rope_theta=file.number(f"{name}.rope.freq_base", 10_000.0),
-            rope_scaling=_gguf_scaling(file, name),
+            rope_scaling=gguf_scaling(file, name),
+            rope_factors=gguf_factors(file),
             rope_local_theta=_GEMMA3_LOCAL_ROPE_THETA if is_gemma else None,
             sliding_window=window,
             sliding_layers=frozenset(
@@ -223,6 +222,12 @@ class ModelSpec:
                     "high_freq_factor": self.rope_scaling.high_frequency_factor,
                     "original_max_position_embeddings": self.rope_scaling.original_context_tokens,
                 }
+        if self.rope_factors is not None:
+            # The one kind of transformers that takes a factor for each pair; the same short and long, and nothing else scaled.
+            factors = list(self.rope_factors)
+            rope |= {"rope_type": "longrope", "short_factor": factors, "long_factor": factors}
+            rope |= {"factor": 1.0, "attention_factor": 1.0}
+            rope |= {"original_max_position_embeddings": self.context_tokens}
         if is_gemma:
             local = {"rope_type": "default", "rope_theta": self.rope_local_theta or self.rope_theta}
             rope = {"full_attention": rope, "sliding_attention": local}
@@ -262,36 +267,6 @@ class ModelSpec:
             "sliding_attention" if self.is_sliding(layer) else "full_attention"
             for layer in range(self.num_layers)
         ]
-
-
-def _stretch(frequency: float, scaling: RopeScaling) -> float:
-    if scaling.kind == "linear":
-        return frequency / scaling.factor
-    # Llama 3.1: long waves are stretched, short ones kept, the band between is blended (transformers modeling_rope_utils).
-    wave = 2 * math.pi / frequency
-    longest = scaling.original_context_tokens / scaling.low_frequency_factor
-    shortest = scaling.original_context_tokens / scaling.high_frequency_factor
-    if wave < shortest:
-        return frequency
-    if wave > longest:
-        return frequency / scaling.factor
-    span = scaling.high_frequency_factor - scaling.low_frequency_factor
-    keep = (scaling.original_context_tokens / wave - scaling.low_frequency_factor) / span
-    return (1 - keep) * frequency / scaling.factor + keep * frequency
-
-
-def _gguf_scaling(file: GGUFFile, name: str) -> RopeScaling | None:
-    kind = file.text(f"{name}.rope.scaling.type", "none")
-    if kind == "none":
-        return None
-    if kind != "linear":
-        raise ModelFileError(
-            f"{file.path}: rotary scaling {kind[:32]!r} is not one we build; use the safetensors folder of the model"
-        )
-    factor = file.number(f"{name}.rope.scaling.factor")
-    if factor <= 0:
-        raise ModelFileError(f"{file.path}: its rotary scaling makes no sense; fetch it again")
-    return RopeScaling(kind="linear", factor=factor)
 
 
 Positive = Annotated[int, Field(ge=1)]

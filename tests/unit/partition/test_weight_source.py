@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 from transformers import AutoConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from partition.errors import ModelFileError
 from partition.weights.spec import ModelSpec
@@ -25,7 +27,14 @@ def converted(values: np.ndarray, heads: int, shift: float) -> np.ndarray:
     return values + np.float32(shift)
 
 
-def write_gguf(model: Any, architecture: str, path: Path, *, leave_out: str = "") -> None:
+def write_gguf(
+    model: Any,
+    architecture: str,
+    path: Path,
+    *,
+    leave_out: str = "",
+    rope_factors: np.ndarray | None = None,
+) -> None:
     config, state = model.config, model.state_dict()
     name = "llama" if architecture == "mistral" else architecture
     writer = gguf.GGUFWriter(path, name)
@@ -49,6 +58,8 @@ def write_gguf(model: Any, architecture: str, path: Path, *, leave_out: str = ""
             heads = config.num_key_value_heads
         shift = 1.0 if architecture == "gemma3" and "norm" in ours else 0.0
         writer.add_tensor(foreign.name, converted(state[ours].numpy(), heads, shift))
+    if rope_factors is not None:
+        writer.add_tensor("rope_freqs.weight", rope_factors.astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -71,6 +82,34 @@ def test_a_specification_survives_transformers(architecture: str) -> None:
     spec = ModelSpec.from_hf_config(tiny_model(architecture).config.to_dict())
     again = AutoConfig.for_model(**spec.to_hf_config())
     assert ModelSpec.from_hf_config(again.to_dict()) == spec
+
+
+def test_rotary_factors_of_a_gguf_are_llama3_scaling(tmp_path: Path) -> None:
+    model = tiny_model("llama")  # scaled as Llama 3.1 is
+    scaled = ModelSpec.from_hf_config(model.config.to_dict())
+    plain = replace(scaled, rope_scaling=None).rotary_frequencies(0)
+    factors = np.array(plain) / scaled.rotary_frequencies(0)
+    assert factors.max() > 1  # or there is nothing to see
+    write_gguf(model, "llama", tmp_path / "m.gguf", rope_factors=factors)
+    spec = GGUFWeights.open(tmp_path / "m.gguf").spec
+    np.testing.assert_allclose(spec.rotary_frequencies(0), scaled.rotary_frequencies(0), rtol=1e-6)
+
+
+def test_rotary_factors_reach_transformers(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    factors = np.linspace(1, 4, model.config.head_dim // 2)
+    write_gguf(model, "llama", tmp_path / "m.gguf", rope_factors=factors)
+    spec = GGUFWeights.open(tmp_path / "m.gguf").spec
+    rotary = LlamaRotaryEmbedding(AutoConfig.for_model(**spec.to_hf_config()))
+    assert rotary.attention_scaling == 1
+    np.testing.assert_allclose(rotary.inv_freq, spec.rotary_frequencies(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.zeros(8), np.ones(3), np.full(8, np.nan)])
+def test_senseless_rotary_factors_are_refused(tmp_path: Path, bad: np.ndarray) -> None:
+    write_gguf(tiny_model("llama"), "llama", tmp_path / "m.gguf", rope_factors=bad)
+    with pytest.raises(ModelFileError, match="make no sense"):
+        GGUFWeights.open(tmp_path / "m.gguf")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])

@@ -1,0 +1,184 @@
+"""Products of activations and matrices in a graph: in float32, in 8-bit integers, or in blocks of 4 or 8 bits.
+
+Between a product and whoever uses it lies the scale of each position: whoever adds it to the residual stream does both in one
+node, and the up projection leaves it out, since the next scale of the row makes up for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from partition.stages.graph_writer import CONTRIB, GraphWriter, scalar
+from partition.stages.layer_weights import BlockMatrix, FloatMatrix, Floats, Matrix
+
+_FINER = 254  # a rounding error of half a step becomes 127 fine steps
+_LEVELS = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Activations as a matrix takes them."""
+
+    values: str  # float32 themselves, or their codes
+    scale: str  # of each position, (..., 1); empty for float32
+    fine_scale: str = (
+        ""  # of what rounding left over, whose codes lie below the others as more rows
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """The result, still to be multiplied by the scale of each position."""
+
+    parts: tuple[tuple[str, str], ...]  # values and their scale; an empty scale is 1
+
+
+class ProductWriter:
+    """Writes products; 8-bit matrices decide by their type how activations are prepared."""
+
+    def __init__(self, writer: GraphWriter) -> None:
+        self._writer = writer
+        self._zeros: dict[int, str] = {}  # zero points by the rank of what they belong to
+
+    def operand(
+        self, x: str, matrix: Matrix, *, rank: int, is_fine: bool = False, factor: str = ""
+    ) -> Operand:
+        """Prepare activations for one or several matrices of a kind.
+
+        A row's largest magnitude becomes 127, with one scale a row: the massive activations of a first token then spoil no
+        other position, and a position's result does not depend on its neighbours. What rounding left over is quantised again
+        with a step 254 times smaller, where ``is_fine``, as more rows of the same product: 16 bits of activation for one reading
+        of the weights.
+
+        Args:
+            x: ``(..., inputs)``.
+            matrix: One of the matrices.
+            rank: Number of dimensions of ``x``; all of one rank in a graph have the same positions.
+            is_fine: Whether 8 bits are too few here.
+            factor: What each position of ``x`` is still to be multiplied by, ``(..., 1)``; empty: nothing.
+        """
+        if isinstance(matrix, FloatMatrix):
+            return Operand(x, "")
+        node, constant = self._writer.node, self._writer.constant
+        last = constant("last_axis", np.array([-1], np.int64))
+        largest = node("ReduceMax", [node("Abs", [x]), last], keepdims=1)
+        scale = node("Mul", [largest, constant("level", scalar(1 / _LEVELS))])
+        width = len(matrix.codes)
+        if not is_fine:
+            # A row of zeros has scale 0 and codes without meaning, which the same 0 multiplies away again.
+            zeros = self._zeros.get(rank) or self._zero_points(rank, scale)
+            codes = node("QuantizeLinear", [x, scale, zeros], axis=-1, block_size=width)
+            return Operand(codes, self._times(scale, factor))
+        unit = node("Div", [x, node("Max", [scale, constant("tiny", scalar(1e-30))])])
+        one, middle = constant("one", scalar(1)), constant("middle", scalar(128, np.uint8))
+        codes = node("QuantizeLinear", [unit, one, middle])
+        rest = node("Sub", [unit, node("DequantizeLinear", [codes, one, middle])])
+        finer = constant("finer", scalar(1 / _FINER))
+        fine_codes = node("QuantizeLinear", [rest, finer, middle])
+        scale = self._times(scale, factor)
+        both = node("Concat", [codes, fine_codes], axis=-2)
+        return Operand(both, scale, node("Mul", [scale, finer]))
+
+    def multiply(self, name: str, matrix: Matrix, x: Operand) -> Product:
+        """Multiply by a matrix; the scale of the positions is left to whoever uses the product."""
+        node, constant = self._writer.node, self._writer.constant
+        if isinstance(matrix, FloatMatrix):
+            return Product(((node("MatMul", [x.values, constant(name, matrix.values)]), ""),))
+        inputs = [
+            x.values,
+            constant(f"{name}.int8", matrix.codes),
+            # The kernel would multiply by a scale for each row in one thread; a node of its own takes all of them.
+            constant("one", scalar(1)),
+            constant(f"{name}.scales", matrix.scales),
+            constant("middle", scalar(128, np.uint8)),
+        ]
+        result = node("MatMulIntegerToFloat", inputs, domain=CONTRIB)
+        if not x.fine_scale:
+            return Product(((result, x.scale),))
+        coarse, fine = self._writer.nodes_of(
+            "Split", [result], ("coarse", "fine"), axis=-2, num_outputs=2
+        )
+        return Product(((coarse, x.scale), (fine, x.fine_scale)))
+
+    def scaled(self, product: Product, bias_name: str = "", bias: Floats | None = None) -> str:
+        """The product itself, and a bias of its columns added."""
+        (values, scale), *rest = product.parts
+        result = self._writer.node("Mul", [values, scale]) if scale else values
+        result = self._added(result, tuple(rest))
+        if bias is None:
+            return result
+        return self._writer.node("Add", [result, self._writer.constant(bias_name, bias)])
+
+    def unscaled(self, product: Product) -> tuple[str, str]:
+        """The product, and what each of its positions is still to be multiplied by; empty: nothing."""
+        if len(product.parts) > 1:
+            return self.scaled(product), ""
+        return product.parts[0]
+
+    def added(self, x: str, product: Product) -> str:
+        """``x`` plus the product."""
+        return self._added(x, product.parts)
+
+    def block_product(self, name: str, matrix: BlockMatrix, x: str, *, output: str) -> None:
+        """Multiply rows of ``x`` by a matrix in blocks, with 16 bits of activation.
+
+        The operator rounds activations to 8 bits with a scale for each block. What that leaves over goes in as more rows, which
+        it rounds again: the matrix is read from memory once all the same.
+        """
+        node, constant = self._writer.node, self._writer.constant
+        outputs, blocks, _ = matrix.packed.shape
+        blocked = constant("blocked", np.array([0, blocks, matrix.block], np.int64))
+        flat = constant("flat", np.array([0, blocks * matrix.block], np.int64))
+        last = constant("last_axis", np.array([-1], np.int64))
+        grouped = node("Reshape", [x, blocked])
+        largest = node("ReduceMax", [node("Abs", [grouped]), last], keepdims=1)
+        scale = node("Mul", [largest, constant("level", scalar(1 / _LEVELS))])
+        scale = node("Max", [scale, constant("tiny", scalar(1e-30))])
+        # Rounded just as the operator does it, so that it finds these values as they are.
+        rounded = node("Mul", [node("Round", [node("Div", [grouped, scale])]), scale])
+        rest = node("Sub", [grouped, rounded])
+        rows = node("Concat", [node("Reshape", [part, flat]) for part in (rounded, rest)], axis=0)
+        product = node(
+            "MatMulNBits",
+            [
+                rows,
+                constant(f"{name}.packed", matrix.packed),
+                constant(f"{name}.scales", matrix.scales),
+            ],
+            domain=CONTRIB,
+            K=blocks * matrix.block,
+            N=outputs,
+            bits=matrix.bits,
+            block_size=matrix.block,
+            accuracy_level=4,  # 8-bit activations; float32 would take fifty times as long
+        )
+        halves = self._writer.nodes_of(
+            "Split", [product], ("coarse", "fine"), axis=0, num_outputs=2
+        )
+        if matrix.offsets is None:
+            node("Add", halves, [output])
+            return
+        sums = node("ReduceSum", [grouped, last], keepdims=0)
+        shift = node("MatMul", [sums, constant(f"{name}.offsets", matrix.offsets)])
+        node("Add", [node("Add", halves), shift], [output])
+
+    def _times(self, scale: str, factor: str) -> str:
+        return self._writer.node("Mul", [scale, factor]) if factor else scale
+
+    def _zero_points(self, rank: int, scale: str) -> str:
+        """The zero point of every position, in the shape of their scales."""
+        middle = onnx.numpy_helper.from_array(np.array([128], np.uint8), "middle_of_positions")
+        shape = self._writer.node("Shape", [scale])
+        self._zeros[rank] = self._writer.node("ConstantOfShape", [shape], value=middle)
+        return self._zeros[rank]
+
+    def _added(self, x: str, parts: tuple[tuple[str, str], ...]) -> str:
+        for values, scale in parts:
+            if scale:
+                x = self._writer.node("GatedAdd", [x, values, scale], domain=CONTRIB)
+            else:
+                x = self._writer.node("Add", [x, values])
+        return x
