@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_SAID = 16  # different reasons that are said aloud
+
 
 class JointRoute:
     """Tries VERIFY or SPLIT where the plan says that it is best. Thread-safe.
@@ -46,6 +48,7 @@ class JointRoute:
         self._split = split
         self._plans = plans
         self._clock = clock
+        self._said: set[str] = set()
 
     def try_answer(
         self,
@@ -88,7 +91,7 @@ class JointRoute:
         except WireError as error:
             why_not = str(error)
         if why_not:
-            logger.debug("request %s goes as text: %s", anonymized.request_id, why_not)
+            self._say(anonymized, mode, why_not)
             return ""
         shown = _Shown(on_text, cancel, ends_at=self._clock() + deadline_s, clock=self._clock)
         if mode is Mode.SPLIT:
@@ -99,6 +102,16 @@ class JointRoute:
         """Free the layers of a SPLIT."""
         if self._split is not None:
             self._split.close()
+
+    def _say(self, anonymized: Anonymized, mode: Mode, why_not: str) -> None:
+        """Say why a request goes as text: aloud the first time, for most reasons hold for every request."""
+        is_new = why_not not in self._said and len(self._said) < MAX_SAID
+        level = logging.WARNING if is_new else logging.DEBUG
+        if is_new:
+            self._said.add(why_not)
+        logger.log(
+            level, "request %s goes as text, not by %s: %s", anonymized.request_id, mode, why_not
+        )
 
     def _mode(self, task: Task) -> Mode | None:
         if self._plans is not None:

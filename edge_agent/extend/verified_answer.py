@@ -88,7 +88,10 @@ class VerifiedAnswers:
             return "another model than the cloud's default was asked for"
         tokenizer, card = model.tokenizer, self._model.get()
         if tokenizer.sha256 != card.tokenizer_sha256:
-            return "the cloud's model has another tokenizer than the device's"
+            return (
+                "the cloud's model has another tokenizer than the device's; "
+                "choose a pair with one tokenizer, or set cloud.verify = false"
+            )
         if tokenizer.chat.sha256 != card.chat_template_sha256:
             return "the cloud's model has another chat template than the device's"
         return ""
