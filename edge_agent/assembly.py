@@ -90,6 +90,7 @@ def assemble(config: EdgeConfig) -> Parts:
             config.scorers,
             oversight,
             adaptive=adaptive_rules(config, tasks),
+            gates=config.gates,
         ),
         cloud=cloud,
         delivery=Delivery(
@@ -174,6 +175,7 @@ def reassemble(config: EdgeConfig, parts: Parts) -> Parts:
             config.scorers,
             parts.trust.oversight,
             adaptive=adaptive_rules(config, tasks),
+            gates=config.gates,
         )
         if parts.plans is not None:
             follow_profile(parts.plans, config)

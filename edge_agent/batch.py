@@ -166,6 +166,7 @@ def _record(agent: EdgeAgent, done: _Done, *, with_hidden: bool) -> Record | Non
         cluster=cluster,
         features=local.confidence.features,
         hidden=local.hidden if with_hidden else (),
+        prompt=local.prompt if with_hidden else (),
         setup=agent.setup_sha256(done.task),
         cloud_correct=done.answer.text.strip() == done.request.label if was_cloud else None,
         truth=agent.label_of(done.task, done.request.label) if with_hidden else "",

@@ -203,6 +203,7 @@ class EdgeConfig(Settings):
     certificates: Path | None = None  # folder of <task>.json
     scorers: Path | None = None  # folder of <task>.json
     heads: Path | None = None  # folder of <task>.json: label heads
+    gates: Path | None = None  # folder of <task>.json: gates before the local model
     offline: bool = False  # ask nobody, neither the cloud nor a source of models
 
 
@@ -243,6 +244,7 @@ _PATHS = frozenset(
         ("certificates",),
         ("scorers",),
         ("heads",),
+        ("gates",),
         ("tasks",),
         ("sync", "root"),
     }

@@ -30,6 +30,8 @@ from edge_agent.restore import Restored, StreamRestorer, restore
 from edge_agent.router import Situation, decide, give_way
 from edge_agent.showing import OnText, Showing
 from edge_agent.stopwatch import Stopwatch
+from edge_agent.trust import stopped_by_gate
+from partition.calibration.prompt_gate import prompt_vector
 from partition.errors import PartitionError
 from partition.task import Message, Task, TaskKind
 
@@ -62,6 +64,8 @@ class Journey:
         self._why_not_anonymized = ""
         self._why_no_local = ""
         self._sent_bytes = 0
+        self._prompt: tuple[float, ...] = ()  # hashed words, where a gate or a record needs them
+        self._is_stopped = False  # by the gate: no local answer may stand by itself
 
     def run(self) -> Answer:
         """Go the whole way, once; raises what :meth:`edge_agent.agent.EdgeAgent.ask` raises."""
@@ -79,7 +83,7 @@ class Journey:
         with watch.step("anonymize"):
             messages = self._anonymize(prepared)
         local, confidence = None, None
-        is_skipped = self._skips_local(task)
+        is_skipped = self._skips_local(task, messages)
         if not is_skipped:
             local, confidence = self._answer_here(task, messages)
         with watch.step("router"):
@@ -139,12 +143,16 @@ class Journey:
         with self._watch.step("confidence"):
             return local, self._assess(local, task)
 
-    def _skips_local(self, task: Task) -> bool:
+    def _skips_local(self, task: Task, messages: tuple[Message, ...]) -> bool:
         """Tell whether the local answer would be thrown away however sure it were: then the model is not asked.
 
-        So it is while a certificate is suspended or missing and nothing uncertified may stand, or by policy. Where the cloud
-        or the budget lets the request down afterwards, the model is asked then.
+        So it is while a certificate is suspended or missing and nothing uncertified may stand, by policy, or where the task's
+        gate expects no sure answer. Where the cloud or the budget lets the request down afterwards, the model is asked then.
         """
+        gate = self._parts.trust.gate(task)
+        if gate is not None or self._request.needs_local:
+            self._prompt = prompt_vector(messages[-1].text)
+        self._is_stopped = gate is not None and not gate.passes(self._prompt)
         if self._request.needs_local:
             return False
         decisions = self._decisions_at_extremes(task)
@@ -186,6 +194,8 @@ class Journey:
 
     def _decide(self, confidence: Confidence | None, task: Task, why_no_cloud: str) -> Decision:
         verdict = self._parts.trust.verdict(task)
+        if self._is_stopped and verdict.threshold is not None:
+            verdict = stopped_by_gate(verdict)
         situation = Situation(
             why_no_cloud=why_no_cloud,
             why_not_anonymized=self._why_not_anonymized,
@@ -345,6 +355,7 @@ class Journey:
                     text=self._restore(local.text).text,
                     confidence=confidence,
                     hidden=local.hidden,
+                    prompt=self._prompt,
                 )
         if self._on_text is not None and not self._streamed:
             self._emit(restored.text)

@@ -17,6 +17,7 @@ from edge_agent.errors import ConfigError
 from edge_agent.flow import Confidence
 from edge_agent.router import Threshold
 from partition.calibration.certificate import Certificate
+from partition.calibration.prompt_gate import PromptGate
 from partition.calibration.scorer import Scorer
 from partition.errors import CalibrationError, OversightError, PartitionError
 from partition.fingerprint import UNSCORED, Loss, Setup, fingerprint
@@ -48,6 +49,7 @@ class Trust:
         scorers: Mapping[str, Scorer] | None = None,
         oversight: Oversight | None = None,
         adaptive: Mapping[str, AdaptiveThreshold] | None = None,
+        gates: Mapping[str, PromptGate] | None = None,
     ) -> None:
         """Judge every task once.
 
@@ -57,8 +59,10 @@ class Trust:
             scorers: By task name.
             oversight: Audits and alarms; None: certificates stand unwatched.
             adaptive: Where the thresholds of the tasks start that follow audits instead of a certificate; needs an oversight.
+            gates: Before the local model, by task name.
         """
         self._adaptive = dict(adaptive or {})
+        self._gates = dict(gates or {})
         self._oversight = oversight
         self._setups = dict(setups)
         self._scorers = dict(scorers or {})
@@ -79,6 +83,7 @@ class Trust:
         oversight: Oversight | None = None,
         *,
         adaptive: Mapping[str, AdaptiveThreshold] | None = None,
+        gates: Path | None = None,
     ) -> Trust:
         """Read ``<task>.json`` of each folder for the tasks that have one.
 
@@ -87,12 +92,15 @@ class Trust:
         """
         found_certificates: dict[str, Certificate] = {}
         found_scorers: dict[str, Scorer] = {}
+        found_gates: dict[str, PromptGate] = {}
         try:
             for name in setups:
                 if (path := _file(certificates, name)) is not None:
                     found_certificates[name] = Certificate.load(path, task=name)
                 if (path := _file(scorers, name)) is not None:
                     found_scorers[name] = Scorer.load(path)
+                if (path := _file(gates, name)) is not None:
+                    found_gates[name] = PromptGate.load(path)
         except (CalibrationError, PartitionError) as error:
             raise ConfigError(str(error)) from error
         return cls(
@@ -101,6 +109,7 @@ class Trust:
             scorers=found_scorers,
             oversight=oversight,
             adaptive=adaptive,
+            gates=found_gates,
         )
 
     @property
@@ -122,6 +131,10 @@ class Trust:
     def scorer(self, task: Task) -> Scorer | None:
         """The task's scorer; None: the built-in score."""
         return self._scorers.get(task.name)
+
+    def gate(self, task: Task) -> PromptGate | None:
+        """What decides before the local model of a certified task whether to ask it; None: it is asked."""
+        return self._gates.get(task.name) if task.name in self.certified_tasks else None
 
     def verdict(self, task: Task) -> Verdict:
         """Whether the task's certificate holds here and now, or why not; of an adaptive task, where its threshold is."""
@@ -241,21 +254,30 @@ class Trust:
             return Verdict(why_no_certificate="no certificate for this task")
         if certificate.threshold is None:
             return Verdict(why_no_certificate='the certificate says "not certified"')
-        scorer = self._scorers.get(name)
+        scorer, gate = self._scorers.get(name), self._gates.get(name)
         running = fingerprint(
             setup_sha256=self._setups[name].sha256,
             scorer_sha256=scorer.sha256 if scorer is not None else UNSCORED,
             task=name,
             loss=certificate.loss,
+            gate_sha256=gate.sha256 if gate is not None else "",
         )
         if not certificate.covers(running):
             return Verdict(
-                why_no_certificate="the certificate was made for another model, prompt, anonymizer or scorer"
+                why_no_certificate="the certificate was made for another model, prompt, anonymizer, head, scorer or gate"
             )
         promise = (
             f"error at most {certificate.max_error:g} at {certificate.confidence:g} confidence"
         )
         return Verdict(threshold=Threshold(certificate=promise, least_score=certificate.threshold))
+
+
+def stopped_by_gate(verdict: Verdict) -> Verdict:
+    """The verdict on a request that the gate did not pass: its local answer may not stand, however sure."""
+    assert verdict.threshold is not None  # a gate belongs to a certificate
+    if verdict.threshold.why_suspended:
+        return verdict
+    return _suspended(verdict.threshold, "the gate before the local model expects no sure answer")
 
 
 def _suspended(threshold: Threshold, why: str) -> Verdict:
@@ -271,7 +293,7 @@ def _file(folder: Path | None, name: str) -> Path | None:
         return None
     if not folder.is_dir():
         raise ConfigError(
-            f"{folder}: no such folder; correct `certificates` or `scorers` in the configuration"
+            f"{folder}: no such folder; correct `certificates`, `scorers` or `gates` in the configuration"
         )
     path = folder / f"{name}.json"
     return path if path.exists() else None

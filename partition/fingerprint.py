@@ -50,7 +50,9 @@ class Setup:
         return digest(fields)
 
 
-def fingerprint(*, setup_sha256: str, scorer_sha256: str, task: str, loss: Loss) -> str:
+def fingerprint(
+    *, setup_sha256: str, scorer_sha256: str, task: str, loss: Loss, gate_sha256: str = ""
+) -> str:
     """Digest that a certificate and a running device must share.
 
     Args:
@@ -58,13 +60,15 @@ def fingerprint(*, setup_sha256: str, scorer_sha256: str, task: str, loss: Loss)
         scorer_sha256: ``Scorer.sha256``, or :data:`UNSCORED`.
         task: The task's name.
         loss: What the certificate counts as an error.
+        gate_sha256: ``PromptGate.sha256``; empty: no gate.
 
     Returns:
         64 hexadecimal digits.
     """
-    return digest(
-        {"setup": setup_sha256, "scorer": scorer_sha256, "task": task, "loss": loss.value}
-    )
+    fields = {"setup": setup_sha256, "scorer": scorer_sha256, "task": task, "loss": loss.value}
+    if gate_sha256:
+        fields["gate"] = gate_sha256
+    return digest(fields)
 
 
 def canonical_json(value: object) -> bytes:

@@ -10,6 +10,7 @@ TASKS = "tasks"
 CERTIFICATES = "certificates"
 SCORERS = "scorers"
 HEADS = "heads"
+GATES = "gates"
 ADAPTER = "adapter"  # as PEFT saves it
 PROFILE = "profile.json"  # of the device, cloud and link: what plans are made from
 _MODELS = ("model.gguf", "model")  # one file, or a folder of safetensors with tokenizer and config

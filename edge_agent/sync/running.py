@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edge_agent.sync.release_layout import (
     ADAPTER,
     CERTIFICATES,
+    GATES,
     HEADS,
     PROFILE,
     SCORERS,
@@ -69,7 +70,12 @@ def with_release(config: EdgeConfig, boot: Boot) -> EdgeConfig:
     tasks = folder_of(folder, TASKS)
     if tasks is not None:
         changes["tasks"] = (*config.tasks, tasks.resolve())
-    for field, name in (("certificates", CERTIFICATES), ("scorers", SCORERS), ("heads", HEADS)):
+    for field, name in (
+        ("certificates", CERTIFICATES),
+        ("scorers", SCORERS),
+        ("heads", HEADS),
+        ("gates", GATES),
+    ):
         path = folder_of(folder, name)
         if path is not None:
             changes[field] = path.resolve()

@@ -19,6 +19,7 @@ from partition.calibration.calibration import (
     what_if,
 )
 from partition.calibration.certificate import Certificate, Procedure, Status, certificates_to_json
+from partition.calibration.prompt_gate import PromptGate
 from partition.calibration.records import read_records
 from partition.calibration.scorer import Scorer
 from partition.errors import CalibrationError
@@ -78,6 +79,14 @@ _OPEN_RATE = click.FloatRange(0.0, 1.0, min_open=True, max_open=True)
     type=_OUT_FILE,
     help="Train a scorer on the dev records first, and write it here.",
 )
+@click.option(
+    "--gate", "gate_path", type=_IN_FILE, help="The gate that runs before the local model."
+)
+@click.option(
+    "--train-gate",
+    type=_OUT_FILE,
+    help="Train such a gate on the dev records first, and write it here.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print for machines.")
 def calibrate(
     *,
@@ -94,6 +103,8 @@ def calibrate(
     joint: bool,
     scorer_path: Path | None,
     train_scorer: Path | None,
+    gate_path: Path | None,
+    train_gate: Path | None,
     as_json: bool,
 ) -> None:
     """From labelled answers to a certified threshold.
@@ -105,20 +116,36 @@ def calibrate(
         raise click.UsageError("Nothing to do: give --output, --report or --try-threshold.")
     if scorer_path is not None and train_scorer is not None:
         raise click.UsageError("Give --scorer or --train-scorer, not both.")
+    if gate_path is not None and train_gate is not None:
+        raise click.UsageError("Give --gate or --train-gate, not both.")
     console = Console(stderr=True, quiet=as_json)
     with console.status("Reading records"):
         divisions = _divisions(records, task, seed)
-    if train_scorer is not None and len(divisions) > 1:
-        raise click.UsageError("A scorer is of one task: name it with --task.")
+    learned = (train_scorer, gate_path, train_gate)
+    if any(path is not None for path in learned) and len(divisions) > 1:
+        raise click.UsageError("A scorer or gate is of one task: name it with --task.")
     delta = (1.0 - confidence) / (len(divisions) if joint else 1)
     claim = Claim(max_error=max_error, confidence=1.0 - delta if joint else confidence, loss=loss)
     scorer_sha256 = UNSCORED
     if scorer_path is not None or train_scorer is not None:
         with console.status("Scoring"):
             scorer_sha256, divisions = _scored(divisions, scorer_path, train_scorer)
+    gate_sha256, said_of_gate = "", ""
+    if gate_path is not None or train_gate is not None:
+        with console.status("Gating"):
+            gate_sha256, said_of_gate, division = _gated(
+                divisions[0], gate_path, train_gate, max_error
+            )
+            divisions = (division,)
     with console.status("Calibrating"):
         certificates = tuple(
-            certify(division, claim, procedure=_PROCEDURES[procedure], scorer_sha256=scorer_sha256)
+            certify(
+                division,
+                claim,
+                procedure=_PROCEDURES[procedure],
+                scorer_sha256=scorer_sha256,
+                gate_sha256=gate_sha256,
+            )
             for division in divisions
         )
     trials = [
@@ -144,9 +171,11 @@ def calibrate(
         return
     for certificate in certificates:
         click.echo(_in_words(certificate))
+    if said_of_gate:
+        click.echo(said_of_gate)
     for name, what in trials:
         click.echo(_trial_in_words(name, what, claim))
-    for path in (output, report, train_scorer):
+    for path in (output, report, train_scorer, train_gate):
         if path is not None:
             click.echo(f"Wrote {path}")
 
@@ -176,6 +205,26 @@ def _scored(
         replace(division, dev=rescored(division.dev, scorer), test=rescored(division.test, scorer))
         for division in divisions
     )
+
+
+def _gated(
+    division: Division, gate_path: Path | None, new_path: Path | None, max_error: float
+) -> tuple[str, str, Division]:
+    """Digest of the gate, what it does in words, and the records behind it."""
+    from partition.calibration.gate_training import through, train_gate
+
+    if new_path is not None:
+        training = train_gate(division, max_error=max_error)
+        _write(new_path, training.gate.to_json())
+        words = (
+            f"  The gate spares the local model {training.stopped:.1%} of the requests, and sends {training.lost:.1%} to the cloud "
+            "that might have stayed. In the report they count as wrong answers of the device."
+        )
+        return training.gate.sha256, words, training.division
+    assert gate_path is not None  # one of the two was given
+    gate = PromptGate.load(gate_path)
+    behind = replace(division, dev=through(division.dev, gate), test=through(division.test, gate))
+    return gate.sha256, "", behind
 
 
 def _write(path: Path, document: str) -> None:

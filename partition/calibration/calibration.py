@@ -147,6 +147,7 @@ def certify(
     *,
     procedure: Procedure | None = None,
     scorer_sha256: str = UNSCORED,
+    gate_sha256: str = "",
 ) -> Certificate:
     """Prove the loosest threshold that the records allow.
 
@@ -156,6 +157,7 @@ def certify(
         procedure: None: split fixed-sequence testing, or SGR if there are no dev records. Never try both and keep the
             better: each would need half of delta.
         scorer_sha256: What made the scores; part of the fingerprint.
+        gate_sha256: What the records went through first; empty: no gate.
     """
     chosen = procedure or (Procedure.SPLIT_FIXED_SEQUENCE if division.dev else Procedure.SGR)
     search = _Search(dev=division.dev, test=division.test, procedure=chosen)
@@ -185,6 +187,7 @@ def certify(
             scorer_sha256=scorer_sha256,
             task=division.task,
             loss=claim.loss,
+            gate_sha256=gate_sha256,
         ),
         bound=bool(division.setup),
         frontier=frontier,

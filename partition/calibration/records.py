@@ -9,7 +9,7 @@
 ``cluster`` joins records that are not independent: near-duplicates, the studies of one patient. Records with the same
 ``id`` are one cluster as well. No field holds text; ``truth`` is one of the task's labels. ``hidden``, which a label head or a
 scorer with a probe is trained on, is a hidden state of the model: it can be turned back into most of the text, so a file with it
-is kept and deleted like the requests. ``was_learned`` marks a request that the running label head was trained on: it proves
+is kept and deleted like the requests; so is ``prompt``, the hashed words that a gate is trained on. ``was_learned`` marks a request that the running label head was trained on: it proves
 nothing, and calibration leaves it out.
 """
 
@@ -61,6 +61,7 @@ class Record:
     probability: float | None = None  # that was shown with the answer
     truth: str = ""  # the right label of a classify task; empty: not said
     was_learned: bool = False  # the label head that answered was trained on it
+    prompt: tuple[float, ...] = field(default=(), repr=False)  # hashed words; identifiable, too
     line: int = field(default=0, compare=False)  # in its file, from 1
 
     @property
@@ -150,6 +151,7 @@ def to_json_line(record: Record) -> str:
         "probability": record.probability,
         "truth": record.truth or None,
         "was_learned": record.was_learned,
+        "prompt": _encoded(record.prompt) if record.prompt else None,
     }
     try:
         line = _RecordLine.model_validate(fields)
@@ -230,6 +232,7 @@ class _RecordLine(BaseModel):
     probability: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
     truth: Annotated[str, Field(max_length=64)] | None = None
     was_learned: StrictBool = False
+    prompt: Annotated[str, Field(max_length=_MAX_LINE_BYTES)] | None = None  # float32 in base64
 
     @field_validator("id")
     @classmethod
@@ -238,7 +241,7 @@ class _RecordLine(BaseModel):
             raise ValueError("must be a non-empty string")
         return value
 
-    @field_validator("hidden")
+    @field_validator("hidden", "prompt")
     @classmethod
     def _is_finite(cls, value: str | None) -> str | None:
         if value is not None and not np.isfinite(_decoded(value)).all():
@@ -270,5 +273,6 @@ class _RecordLine(BaseModel):
             probability=self.probability,
             truth=self.truth or "",
             was_learned=self.was_learned,
+            prompt=_decoded(self.prompt) if self.prompt is not None else (),
             line=line,
         )

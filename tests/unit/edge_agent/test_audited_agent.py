@@ -21,6 +21,7 @@ from edge_agent.parts import Parts
 from edge_agent.trust import Trust
 from edge_agent.vault import Vault
 from partition.calibration.calibration import Claim, certify, divide
+from partition.calibration.prompt_gate import PromptGate, prompt_vector
 from partition.fingerprint import Setup
 from partition.oversight.audit import AuditPlan
 from partition.oversight.oversight import Oversight
@@ -182,3 +183,75 @@ def test_only_the_drawn_share_is_sent(tmp_path: Path) -> None:
     assert audited == len(bench.cloud.received) == bench.standing.num_audits
     assert 1 <= audited <= 30
     bench.agent.close()
+
+
+class _CountingModel(Model):
+    def __init__(self, label: str) -> None:
+        super().__init__(label)
+        self.num_asked = 0
+
+    def answer(self, *arguments, **named):
+        self.num_asked += 1
+        return super().answer(*arguments, **named)
+
+
+def gated_agent(folder: Path, cloud: SimulatedCloud) -> tuple[EdgeAgent, _CountingModel]:
+    """An agent whose gate stops every request that begins like the word "hard" hashes."""
+    stop = np.array(prompt_vector("hard"))
+    gate = PromptGate(task="triage", weights=tuple((-stop).tolist()), intercept=0.5, least=0.0)
+    records = tuple(
+        replace(record, task="triage", setup=SETUP.sha256)
+        for record in WORLD_B.draw(np.random.default_rng(3), 2000)
+    )
+    certificate = certify(
+        divide(records), Claim(max_error=0.05, confidence=0.95), gate_sha256=gate.sha256
+    )
+    keys, model = KeyStore.open(folder / "device.key"), _CountingModel("normal")
+    outbox = Outbox(folder / "outbox.db", keys=keys, wire_ids=WireIds(keys.derive("wire-ids")))
+    return (
+        EdgeAgent(
+            Parts(
+                tasks={"triage": TASK},
+                default_task="triage",
+                model=model,
+                anonymizer=Anonymizer(),
+                trust=Trust(
+                    setups={"triage": SETUP},
+                    certificates={"triage": certificate},
+                    gates={"triage": gate},
+                ),
+                cloud=cloud,
+                delivery=Delivery(outbox, cloud, settings=DeliverySettings(first_pause_s=0.01)),
+                metrics=Metrics(),
+            )
+        ),
+        model,
+    )
+
+
+def test_gate_sends_on_without_asking_the_local_model(tmp_path: Path) -> None:
+    agent, model = gated_agent(tmp_path, SimulatedCloud())
+    answer = agent.ask("hard")
+    assert (answer.route, answer.text, model.num_asked) == (Route.CLOUD, "abnormal", 0)
+    assert "the gate" in answer.reason
+    assert agent.ask("easy").route is Route.LOCAL
+    assert model.num_asked == 1
+    agent.close()
+
+
+def test_what_the_gate_stopped_never_stands_by_itself(tmp_path: Path) -> None:
+    cloud = SimulatedCloud()
+    cloud.is_reachable = False
+    agent, model = gated_agent(tmp_path, cloud)
+    answer = agent.ask("hard")  # sure of itself, but the certificate does not speak of it
+    assert (answer.route, answer.text, model.num_asked) == (Route.QUEUED, "normal", 1)
+    agent.close()
+
+
+def test_gate_without_its_certificate_is_not_used(tmp_path: Path) -> None:
+    gate = PromptGate(task="triage", weights=(0.0,) * 1024, intercept=-1.0, least=0.0)
+    trust = Trust(
+        setups={"triage": SETUP}, certificates={"triage": CERTIFICATE}, gates={"triage": gate}
+    )
+    assert trust.gate(TASK) is None
+    assert "gate" in trust.verdict(TASK).why_no_certificate
