@@ -141,7 +141,9 @@ class LocalResult:
     text: str = field(repr=False)  # restored
     confidence: Confidence
     hidden: tuple[float, ...] = field(default=(), repr=False)  # identifiable; for training a probe
-    prompt: tuple[float, ...] = field(default=(), repr=False)  # hashed words, identifiable; for a gate
+    prompt: tuple[float, ...] = field(
+        default=(), repr=False
+    )  # hashed words, identifiable; for a gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
