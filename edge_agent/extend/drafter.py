@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from partition.extend.draft_length import MAX_DRAFT, DraftLength
+from partition.extend.draft_length import DraftLength
 from partition.extend.verify import DraftingSession
 from partition.generation.sampling import Sampling, choose, log_softmax
 from partition.stages.stage import Floats, Stage
@@ -21,19 +21,6 @@ class Draft:
     probabilities: tuple[float, ...] = ()  # the drafter's own, of each
     seconds: float = 0.0
     num_fed: int = 0  # positions the model was run over
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ahead:
-    """What was drafted while the last frame was away, in the belief that every draft of it stands."""
-
-    end: int  # committed ids, if the belief is right
-    next_id: int = field(
-        repr=False
-    )  # the cloud's own token after the drafts, as the device guesses it
-    ids: tuple[int, ...] = field(repr=False)  # drafts behind it
-    probabilities: tuple[float, ...]
-    cached_len: int  # positions in the device's cache, if the belief is right
 
 
 class Drafter:
@@ -54,7 +41,6 @@ class Drafter:
         self._rule = rule
         self._name = name
         self._clock = clock
-        self._ahead: _Ahead | None = None
 
     def prefill(self, session: DraftingSession) -> None:
         """Run the committed ids, while the frame that carries the prompt is on its way."""
@@ -65,7 +51,8 @@ class Drafter:
         """Draft until one more does not pay, and drop what is not worth sending."""
         most, start = session.most_drafts, self._clock()
         session.cached_len = min(session.cached_len, len(session.ids) - 1)
-        ids, probabilities = self._from_ahead(session, most)
+        ids: list[int] = []
+        probabilities: list[float] = []
         num_fed = 0
         while len(ids) < most and length.should_draft(probabilities):
             fed = session.to_feed if not ids else (ids[-1],)
@@ -83,56 +70,6 @@ class Drafter:
             seconds=seconds,
             num_fed=num_fed,
         )
-
-    def draft_ahead(
-        self, session: DraftingSession, drafts: tuple[int, ...], until_s: float
-    ) -> None:
-        """Go on drafting behind a frame that is away, until its reply is due; worth nothing unless all of it stands.
-
-        Args:
-            session: Whose frame is away.
-            drafts: Those of the frame.
-            until_s: On the clock; no token is begun that would probably end after it.
-        """
-        committed = len(session.ids)
-        # Drafts that were not sent may be cached; what is fed again is the last one that was.
-        base = min(session.cached_len, committed + len(drafts) - 1)
-        fed = (*session.ids, *drafts)[base:]
-        token_s, next_id = 0.0, None
-        ids: list[int] = []
-        probabilities: list[float] = []
-        while fed and len(ids) < MAX_DRAFT and self._clock() + token_s < until_s:
-            started = self._clock()
-            output = self._stage.extend(self._name, np.asarray(fed, np.int32), base_len=base)
-            base += len(fed)
-            assert output.logits is not None
-            logits: Floats = output.logits[-1]
-            token = choose(logits, self._rule, position=base)
-            if next_id is None:
-                next_id = token
-            else:
-                ids.append(token)
-                probabilities.append(_probability(logits, token))
-            fed = (token,)
-            token_s = self._clock() - started
-        if next_id is not None:
-            self._ahead = _Ahead(
-                end=committed + len(drafts) + 1,
-                next_id=next_id,
-                ids=tuple(ids),
-                probabilities=tuple(probabilities),
-                cached_len=base,
-            )
-
-    def _from_ahead(self, session: DraftingSession, most: int) -> tuple[list[int], list[float]]:
-        """What was drafted ahead, if the last frame turned out as it was believed to."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is None or len(session.ids) != ahead.end or session.ids[-1] != ahead.next_id:
-            return [], []
-        # The cache holds the committed ids and all but the last of these drafts: nothing has to be run again.
-        count = min(most, len(ahead.ids))
-        session.cached_len = min(ahead.cached_len, len(session.ids) + max(0, count - 1))
-        return list(ahead.ids[:count]), list(ahead.probabilities[:count])
 
     def finish(self, session: DraftingSession) -> tuple[int, ...]:
         """Write the rest of the answer alone: what the device says while the cloud is gone. Not verified."""

@@ -20,10 +20,6 @@ from partition.extend.frames import Extended, Mismatch
 from partition.extend.verify import DraftingSession
 from partition.planning.link import Average
 
-LEAST_BELIEF = (
-    0.3  # that a draft and one token more stand, for drafting on behind it: energy is spent on it
-)
-
 
 class Ending(enum.StrEnum):
     """How a VERIFY answer came to its end."""
@@ -133,22 +129,10 @@ class Verification:
         is_prompt = session.is_prefilling or not self._num_rounds
         frame = session.open_frame(draft.ids)
         if self._num_rounds:
-            return self._exchange.carry(
-                frame, is_prompt=is_prompt, meanwhile=lambda: self._draft_ahead(draft)
-            )
+            return self._exchange.carry(frame, is_prompt=is_prompt)
         return self._exchange.carry(
             frame, is_prompt=True, meanwhile=lambda: self._drafter.prefill(session)
         )
-
-    def _draft_ahead(self, draft: Draft) -> None:
-        """Use the wait: draft on behind a draft that will probably stand, until its reply is due."""
-        length, trip = self._length, self._exchange.round_trip.value
-        server = self._exchange.server.value
-        if trip is None or server is None or not length.should_draft(()):
-            return
-        if length.stands(draft.probabilities) >= LEAST_BELIEF:
-            until_s = self._clock() + trip + server
-            self._drafter.draft_ahead(self._session, draft.ids, until_s)
 
     def _learn(self, reply: Extended, draft: Draft, seconds: float) -> None:
         sent = len(draft.ids)

@@ -65,20 +65,6 @@ def seconds_per_token(costs: RoundCosts, survival: Sequence[float], num_drafts: 
     return costs.round_s(num_drafts) / tokens_per_round(survival, num_drafts)
 
 
-def hidden_draft_s(costs: RoundCosts, survival: Sequence[float], num_drafts: int) -> float:
-    """Expected seconds of a round's drafting that pass while the round before is away: drafting ahead.
-
-    It counts where all drafts of that round and one token more stood, and as far as the reply took: one token of it is the
-    guess of the cloud's own.
-    """
-    if not num_drafts or costs.draft_s <= 0:
-        return 0.0
-    stood = survival[min(num_drafts, len(survival) - 1)]
-    wait_s = costs.round_s(num_drafts) - num_drafts * costs.draft_s
-    ahead = max(0.0, min(num_drafts, wait_s / costs.draft_s - 1))
-    return stood * ahead * costs.draft_s
-
-
 def best_length(costs: RoundCosts, survival: Sequence[float]) -> int:
     """The constant draft length with the least seconds a token; 0 when drafting never pays."""
     length = 0
@@ -215,13 +201,6 @@ class DraftLength:
         """Rounds in the running mean."""
         return len(self._rounds)
 
-    def stands(self, probabilities: Sequence[float]) -> float:
-        """Probability that drafts of these probabilities all stand, and the next token as well."""
-        stands = self.acceptance.mean
-        for probability in probabilities:
-            stands *= self.acceptance.of(probability)
-        return stands
-
     def should_draft(self, probabilities: Sequence[float]) -> bool:
         """Whether one more draft pays.
 
@@ -230,7 +209,10 @@ class DraftLength:
         """
         if len(probabilities) >= self._most:
             return False
-        return self.stands(probabilities) > self._costs.marginal_s / self.seconds_per_token
+        stands = 1.0
+        for probability in probabilities:
+            stands *= self.acceptance.of(probability)
+        return stands * self.acceptance.mean > self._costs.marginal_s / self.seconds_per_token
 
     def num_to_send(self, probabilities: Sequence[float]) -> int:
         """How many of the drafts are worth carrying and verifying; drafting them is paid for already."""

@@ -20,7 +20,6 @@ from partition.extend.draft_length import (
     RoundCosts,
     best_length,
     geometric,
-    hidden_draft_s,
     seconds_per_token,
     tokens_per_round,
 )
@@ -209,8 +208,7 @@ def verify(scenario: Scenario) -> Prediction:
         scenario,
         mode=Mode.VERIFY,
         ttft_s=ttft,
-        tpot_s=seconds_per_token(costs, scenario.survival, length)
-        - hidden_draft_s(costs, scenario.survival, length) / tokens,
+        tpot_s=seconds_per_token(costs, scenario.survival, length),
         bytes_up=bytes_up,
         bytes_down=(1 + num_rounds) * (2 * BYTES_PER_ID + MESSAGE_BYTES),
         cloud_s=server.prefill(work.prompt_tokens) + num_rounds * verifying,
