@@ -7,12 +7,14 @@ and how long going back takes until the old release answers.
 
 from __future__ import annotations
 
+import itertools
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import platformdirs
 
 from benchmarks.line import Line, Options
 from edge_agent.flow import Request
@@ -24,26 +26,26 @@ from partition.task import Message, Role, Task, TaskKind
 MODEL = "smollm2-135m-instruct"
 NUM_THREADS = 2
 TASK = Task(name="triage", kind=TaskKind.CLASSIFY, labels=("normal", "abnormal"))
-TEXT = "The heart is normal in size. The lungs are clear. Is this report normal or abnormal?"
+TEXT = "Report {}: the heart is normal in size, the lungs are clear. Is this report normal or abnormal?"
 
 
 def run(options: Options) -> Iterator[Line]:
-    """Measure one exchange, some times over."""
-    runs = 2 if options.quick else 5
-    quiet, busy, pauses, backs = [], [], [], []
-    failures = answers = 0
+    """Measure exchanges, under all the load there can be and under half of it."""
+    runs = 2 if options.quick else 6
     path = ModelStore().get(MODEL)
-    with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder)
-        _open(path, cache).close()  # the gate builds the graph before a release is tried
+    cache = Path(platformdirs.user_cache_dir("tandem")) / "stages"
+    _open(path, cache).close()  # the gate builds the graph before a release is tried
+    pauses, backs = [], []
+    for name, idle_ratio in (("saturated", 0.0), ("half of the time idle", 1.0)):
+        quiet, busy, failures = [], [], 0
         for _ in range(runs):
             switch = Switch(_open(path, cache))
-            load = _Load(switch)
+            load = _Load(switch, idle_ratio)
             load.run_for(3.0)
             quiet += load.take()
             thread = threading.Thread(target=load.run_for, args=(0.0,))
             thread.start()
-            fresh = _open(path, cache)
+            fresh = _open(path, cache, beside=switch.current)
             began = time.perf_counter()
             switch.replace(fresh, LocalModel.close)
             pauses.append(time.perf_counter() - began)
@@ -53,36 +55,40 @@ def run(options: Options) -> Iterator[Line]:
             busy += load.take()
             failures += load.num_failures
             began = time.perf_counter()
-            old = _open(path, cache)
-            switch.replace(old, LocalModel.close)
+            switch.replace(_open(path, cache, beside=switch.current), LocalModel.close)
             with switch.use() as model:
                 _ask(model)
             backs.append(time.perf_counter() - began)
             switch.current.close()
-        answers = len(quiet) + len(busy)
+        yield Line(
+            case=f"requests failed of {len(quiet) + len(busy)}, {name}",
+            ours=float(failures),
+            unit="requests",
+            runs=runs,
+        )
+        yield Line(
+            case=f"p99 while a release takes over, against before, {name}",
+            ours=_p99(busy) / _p99(quiet),
+            unit="times",
+            runs=runs,
+        )
     yield Line(
-        case=f"requests failed of {answers}", ours=float(failures), unit="requests", runs=runs
+        case="pause of the switch, longest", ours=1000 * max(pauses), unit="ms", runs=2 * runs
     )
-    yield Line(
-        case="p99 while a release takes over, against before",
-        ours=_p99(busy) / _p99(quiet),
-        unit="times",
-        runs=runs,
-    )
-    yield Line(case="pause of the switch", ours=1000 * max(pauses), unit="ms", runs=runs)
     yield Line(
         case="back on the release before, with its first answer",
         ours=statistics.median(backs),
         unit="s",
-        runs=runs,
+        runs=2 * runs,
     )
 
 
 class _Load:
     """Asks from several threads until it is stopped."""
 
-    def __init__(self, switch: Switch[LocalModel]) -> None:
+    def __init__(self, switch: Switch[LocalModel], idle_ratio: float) -> None:
         self._switch = switch
+        self._idle_ratio = idle_ratio  # of the time that an answer takes, before the next is asked
         self._stop = threading.Event()
         self._times: list[float] = []
         self.num_failures = 0
@@ -114,15 +120,22 @@ class _Load:
             except Exception:  # any failure counts
                 self.num_failures += 1
             self._times.append(time.perf_counter() - began)
+            time.sleep(self._idle_ratio * self._times[-1])
+
+
+_numbers = itertools.count()
 
 
 def _ask(model: LocalModel) -> None:
-    messages = TASK.render((Message(role=Role.USER, text=TEXT),))
+    """Ask something new, so that nothing of the report is in the model's cache."""
+    messages = TASK.render((Message(role=Role.USER, text=TEXT.format(next(_numbers))),))
     model.answer(messages, TASK, Request(id="benchmark", task=TASK.name))
 
 
-def _open(path: Path, cache: Path) -> LocalModel:
-    return LocalModel.open(path, threads=2, max_memory_mb=None, context_tokens=512, cache_dir=cache)
+def _open(path: Path, cache: Path, beside: LocalModel | None = None) -> LocalModel:
+    return LocalModel.open(
+        path, threads=2, max_memory_mb=None, context_tokens=512, cache_dir=cache, beside=beside
+    )
 
 
 def _p99(times: list[float]) -> float:
