@@ -44,11 +44,9 @@ def run(options: Options) -> Iterator[Line]:
         bench = _Bench(pair, edge, prompts, kept, limit)
         if not bench.profiled():
             return
-        bench.measure(50, MODES, range(2))
-        if not options.quick:
-            bench.measure(50, MODES[:2], range(2, 4))
-            for trip_ms in FAR_MS:
-                bench.measure(trip_ms, MODES[:2], range(1))
+        bench.measure(50, MODES, range(2 if options.quick else 6))
+        for trip_ms in () if options.quick else FAR_MS:
+            bench.measure(trip_ms, MODES[:2], range(1))
         for trip_ms in (50,) if options.quick else (50, *FAR_MS):
             yield from bench.lines(trip_ms, large)
         yield from bench.break_even(large)
