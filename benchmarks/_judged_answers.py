@@ -19,6 +19,7 @@ from edge_agent.flow import LocalAnswer
 from edge_agent.labelling import relabelled
 from partition.calibration.calibration import divide
 from partition.calibration.head_training import train_head
+from partition.calibration.prompt_gate import prompt_vector
 from partition.calibration.records import Record, cluster_of
 from partition.calibration.scorer_training import rescored, train
 from partition.task import Task
@@ -123,4 +124,5 @@ def _record(task: Task, example: Example, answer: LocalAnswer, cluster: str) -> 
         hidden=answer.hidden,
         setup=_SETUP,
         truth=example.label,
+        prompt=prompt_vector(example.text),
     )

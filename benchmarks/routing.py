@@ -24,6 +24,7 @@ from benchmarks._published_pairs import replay_lines
 from benchmarks._worlds import Answers, alarm_lines, guarantee_lines, world_lines
 from benchmarks.line import Line, Options
 from partition.calibration.calibration import Claim, certify, divide, sample_of
+from partition.calibration.gate_training import train_gate
 from partition.calibration.quality import (
     apgr,
     aurc,
@@ -34,6 +35,7 @@ from partition.calibration.quality import (
     excess_aurc,
     quality_by_cloud_share,
 )
+from partition.errors import CalibrationError
 from partition.task import Task, load_task
 
 EDGE_MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
@@ -155,6 +157,7 @@ def _certificate_lines(case: str, judged: JudgedAnswers, options: Options) -> It
             unit="share of requests",
             runs=1,
         )
+    yield from _gate_lines(case, judged)
     sample = sample_of(judged.records)
     population = Answers(scores=sample.scores, losses=sample.losses)
     # The first limit that leaves something to certify: with untrained models that may be a high one.
@@ -168,6 +171,23 @@ def _certificate_lines(case: str, judged: JudgedAnswers, options: Options) -> It
                 max_error,
             )
             return
+
+
+def _gate_lines(case: str, judged: JudgedAnswers) -> Iterator[Line]:
+    """What a gate on the words of a request saves the local model, and what it costs in local answers."""
+    for max_error in (0.05, 0.10, 0.20):
+        try:
+            training = train_gate(divide(judged.records), max_error=max_error)
+        except CalibrationError:
+            continue  # nearly all answers are sure, or nearly none
+        certificate = certify(training.division, Claim(max_error=max_error, confidence=CONFIDENCE))
+        at = f"error-{max_error:g} {case}"
+        for label, share in (
+            ("gate-stopped", training.stopped),
+            ("gate-lost", training.lost),
+            ("certified-share-behind-gate", certificate.local_share),
+        ):
+            yield Line(case=f"{label} {at}", ours=share, unit="share of requests", runs=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
