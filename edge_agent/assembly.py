@@ -194,7 +194,9 @@ def _load_tasks(config: EdgeConfig) -> dict[str, Task]:
     return tasks
 
 
-def _open_model(config: EdgeConfig, store: ModelStore) -> LocalModel:
+def _open_model(
+    config: EdgeConfig, store: ModelStore, *, beside: LocalModel | None = None
+) -> LocalModel:
     from edge_agent.local_model import LocalModel
 
     return LocalModel.open(
@@ -204,6 +206,7 @@ def _open_model(config: EdgeConfig, store: ModelStore) -> LocalModel:
         context_tokens=config.model.context_tokens,
         cache_dir=config.cache_folder / "stages",
         adapter=config.model.adapter,
+        beside=beside,
     )
 
 
@@ -220,7 +223,9 @@ def _same_or_other_model(config: EdgeConfig, running: LocalModel) -> LocalModel:
         max_memory_mb=model.max_memory_mb,
         context_tokens=model.context_tokens,
     )
-    return running.share() if wanted == running.origin else _open_model(config, store)
+    if wanted == running.origin:
+        return running.share()
+    return _open_model(config, store, beside=running)
 
 
 def _model_path(store: ModelStore, name: str) -> Path:

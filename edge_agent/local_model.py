@@ -62,6 +62,7 @@ class LocalModel:
         cache_dir: Path,
         adapter: Path | None = None,
         precision: Precision | None = None,
+        beside: LocalModel | None = None,
     ) -> LocalModel:
         """Load a model; the first time, build its graph into the cache.
 
@@ -73,6 +74,7 @@ class LocalModel:
             cache_dir: Where built graphs are kept.
             adapter: Folder of a low-rank adapter that is added to the weights; None: none.
             precision: What to compute in; None: the default.
+            beside: A model that answers meanwhile; its tokenizer is taken over if it is the same.
 
         Raises:
             ModelFileError: The file is damaged, or the cache cannot be written.
@@ -88,7 +90,7 @@ class LocalModel:
         source = open_weights(path)
         if adapter is not None:
             source = AdaptedWeights.open(source, adapter)
-        tokenizer = Tokenizer.open(path)
+        tokenizer = Tokenizer.open(path, like=beside.tokenizer if beside is not None else None)
         stage = OnnxStage.open(
             source,
             precision=precision or Precision.INT8,

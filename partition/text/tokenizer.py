@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 
 from partition.text.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from partition.text.vocabulary import Vocabulary, vocabulary_from_folder, vocabulary_from_gguf
-from partition.weights.gguf import GGUFFile
+from partition.weights.gguf import GGUFFile, PackedTexts
 
 # Control tokens that end a turn, whatever a file calls the end of a sequence.
 _END_TEXTS = (
@@ -28,6 +30,7 @@ class Tokenizer:
     """One model's tokenizer with its chat template. Thread-safe."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        self.key = ""  # of what it was read from; "" where it was not read by :meth:`open`
         self._tokenizer = vocabulary.tokenizer
         self._bos_ids = (
             () if vocabulary.bos_id is None or not vocabulary.add_bos else (vocabulary.bos_id,)
@@ -52,9 +55,21 @@ class Tokenizer:
         )
 
     @classmethod
-    def open(cls, path: Path) -> Tokenizer:
-        """Read the tokenizer of a model, a GGUF file or a folder; errors as for :meth:`from_gguf`."""
-        return cls.from_folder(path) if path.is_dir() else cls.from_gguf(GGUFFile.open(path))
+    def open(cls, path: Path, *, like: Tokenizer | None = None) -> Tokenizer:
+        """Read the tokenizer of a model, a GGUF file or a folder; errors as for :meth:`from_gguf`.
+
+        Args:
+            path: Of the model.
+            like: Another model's, which is taken over if this model's files say the same: building a tokenizer stops
+                every other thread for a tenth of a second.
+        """
+        file = None if path.is_dir() else GGUFFile.open(path)
+        key = _folder_key(path) if file is None else _file_key(file)
+        if like is not None and like.key == key:
+            return like
+        opened = cls.from_folder(path) if file is None else cls.from_gguf(file)
+        opened.key = key
+        return opened
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> Tokenizer:
@@ -70,7 +85,7 @@ class Tokenizer:
         """Read ``tokenizer.json`` and its companions in a folder; errors as for :meth:`from_gguf`."""
         return cls(vocabulary_from_folder(folder))
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of vocabulary, merges and rules; part of a certificate's fingerprint."""
         return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
@@ -136,3 +151,30 @@ class TokenStream:
             decode(self._ids[self._context_ids : self._shown_ids]),
             decode(self._ids[self._context_ids :]),
         )
+
+
+def _file_key(file: GGUFFile) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(file.metadata.items()):
+        if not name.startswith("tokenizer."):
+            continue
+        digest.update(f"{name}\0{type(value).__name__}\0".encode())
+        if isinstance(value, PackedTexts):
+            digest.update(f"{value.number}\0".encode())
+            digest.update(value.data)
+        elif isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype}\0{value.shape}\0".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
+def _folder_key(folder: Path) -> str:
+    """Digest everything in a model's folder that is not weights: small files, any of which may matter."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix != ".safetensors":
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

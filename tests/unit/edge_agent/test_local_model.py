@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +17,10 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from edge_agent.errors import RequestStoppedError
 from edge_agent.flow import LocalAnswer, Request
-from edge_agent.local_model import LocalModel
+from edge_agent.local_model import LocalModel, origin_of
 from partition.errors import ContextLengthError, MemoryLimitError, ModelFileError
 from partition.task import Message, Role, Task, TaskKind
+from partition.text.tokenizer import Tokenizer
 from tests.tiny_models import VOCAB_SIZE, write_tiny_model
 
 SORT = Task(
@@ -126,3 +129,35 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"broken\.gguf") as caught:
         open_model(path)
     assert "\n" not in str(caught.value)
+
+
+def test_shared_model_is_freed_by_its_last_owner(folder: Path) -> None:
+    shared = open_model(folder)
+    assert shared.share() is shared
+    shared.close()
+    messages = SORT.render((Message(role=Role.USER, text="w3 w4"),))
+    assert shared.answer(messages, SORT, Request(id="1", task="sort")).text in SORT.labels
+    shared.close()
+    assert not shared.shared_stage._is_open()
+
+
+def test_same_files_under_another_name_are_the_same_model(folder: Path, tmp_path: Path) -> None:
+    def origin(path: Path, threads: int = 1) -> tuple[object, ...]:
+        return origin_of(path, None, threads=threads, max_memory_mb=None, context_tokens=100)
+
+    linked, copied = tmp_path / "linked", shutil.copytree(folder, tmp_path / "copied")
+    shutil.copytree(folder, linked, copy_function=os.link)
+    assert origin(linked) == origin(folder) != origin(copied)
+    assert origin(folder, threads=2) != origin(folder)
+
+
+def test_tokenizer_of_a_model_that_answers_is_taken_over_if_it_is_the_same(
+    folder: Path, tmp_path: Path
+) -> None:
+    first = Tokenizer.open(folder)
+    same = shutil.copytree(folder, tmp_path / "same")
+    assert Tokenizer.open(same, like=first) is first
+    other = shutil.copytree(folder, tmp_path / "other")
+    text = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(text.replace('"w1"', '"x1"'))
+    assert Tokenizer.open(other, like=first) is not first
