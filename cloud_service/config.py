@@ -60,6 +60,9 @@ class EngineConfig(_Section):
     kind: Literal["batching", "serial"] = "batching"
     max_sequences: Annotated[int, Field(ge=1, le=1024)] = 32
     step_tokens: Annotated[int, Field(ge=16, le=65536)] = 256  # positions of one step
+    step_ms: _Positive = (
+        120.0  # of a step in which somebody reads along: prompts come in shorter pieces
+    )
     kv_mib: _PositiveInt = 1024  # memory of the KV cache
     tenant_weights: dict[str, _Positive] = {}  # of the engine's time; 1 where none is named
 

@@ -271,6 +271,7 @@ def _make_engine(
         max_waiting=max_waiting,
         max_sequences=config.engine.max_sequences,
         step_tokens=config.engine.step_tokens,
+        step_s=config.engine.step_ms / 1000,
         kv_bytes=config.engine.kv_mib << 20,
         threads=threads,
     )

@@ -11,6 +11,7 @@ from cloud_service.engine.sequence import Sequence
 from protos.errors import QuotaExceededError
 
 LEAST_RETRY_S = 0.05
+MARGIN = 1.15  # an answer that comes too late costs as much as one in time, so doubt is a reason to refuse
 _ENDED_BY_ITSELF = (JobEnd.END_OF_SEQUENCE, JobEnd.LENGTH, JobEnd.LISTENER)
 
 
@@ -22,9 +23,13 @@ class Admission:
         self._costs = StepCosts()
         self._lengths = AnswerLengths()
 
-    def stepped(self, num_positions: int, seconds: float) -> None:
+    def stepped(self, num_positions: int, num_sequences: int, seconds: float) -> None:
         """A step was done."""
-        self._costs.learn(num_positions, seconds)
+        self._costs.learn(num_positions, num_sequences, seconds)
+
+    def positions_in(self, seconds: float, num_sequences: int) -> int | None:
+        """How many positions of prompts a step of so many seconds and sequences has; None while that is not known."""
+        return self._costs.positions_in(seconds, num_sequences)
 
     def ended(self, job: Job, num_chosen: int, end: JobEnd) -> None:
         """An answer was ended after so many tokens."""
@@ -67,10 +72,12 @@ class Admission:
         )
         outlook = foretell(self._costs, demands, own, num_slots=self._num_slots)
         # One that would be late even alone is let try: its expected length is a guess, and waiting would not help.
-        if outlook is None or outlook.wait_s == 0 or outlook.total_s <= left_s:
+        if outlook is None or outlook.wait_s == 0 or MARGIN * outlook.total_s <= left_s:
             return
         raise QuotaExceededError(
             "too much is in front of this request to meet its deadline; come back later, or allow more time",
-            retry_after_s=max(LEAST_RETRY_S, min(outlook.total_s - left_s, outlook.wait_s)),
+            retry_after_s=max(
+                LEAST_RETRY_S, min(MARGIN * outlook.total_s - left_s, outlook.wait_s)
+            ),
             quota="deadline",
         )

@@ -19,6 +19,7 @@ import torch
 from cloud_service.engine.admission import Admission
 from cloud_service.engine.job import Job, JobEnd
 from cloud_service.engine.kv_blocks import BLOCK_TOKENS, BlockPool
+from cloud_service.engine.packed_linear import pack_linears
 from cloud_service.engine.paged_attention import (
     STEP_ARGUMENT,
     AttentionStep,
@@ -45,6 +46,9 @@ class EngineLimits:
     max_waiting: int = 256
     max_sequences: int = 32
     step_tokens: int = 256
+    step_s: float | None = (
+        None  # of a step in which somebody reads along; None: as long as it takes
+    )
     kv_bytes: int = 1 << 30
     threads: int = 0  # 0: as many as there are cores
 
@@ -82,6 +86,7 @@ class BatchingEngine:
             MemoryError: ``kv_bytes`` does not hold one block.
         """
         install_paged_attention(module)
+        pack_linears(module)
         self._module = module
         self._limits = limits
         self._on_step = on_step
@@ -226,19 +231,27 @@ class BatchingEngine:
                 if is_closed:
                     break
                 self._sweep()
-                if shares := self._scheduler.plan():
+                started_s = time.monotonic()
+                if shares := self._scheduler.plan(self._room_of):
                     # Sequences that begin at another layer run in a pass of their own.
                     by_stage: dict[int, list[Share]] = {}
                     for share in shares:
                         by_stage.setdefault(share.sequence.stage_start, []).append(share)
                     for group in by_stage.values():
                         self._step(tuple(group))
+                    num_tokens = sum(share.num_tokens for share in shares)
+                    self._admission.stepped(num_tokens, len(shares), time.monotonic() - started_s)
                 elif (
                     self._has_work()
                 ):  # all of it waits for a slot that a parked sequence cannot give
                     time.sleep(0.001)
         for sequence in self._scheduler.sequences:
             self._end(sequence, JobEnd.CLOSED)
+
+    def _room_of(self, num_sequences: int) -> int | None:
+        """Positions of prompts for which a step with so many sequences has time."""
+        step_s = self._limits.step_s
+        return None if step_s is None else self._admission.positions_in(step_s, num_sequences)
 
     def _has_work(self) -> bool:
         return any(not sequence.is_parked for sequence in self._scheduler.sequences)
@@ -296,7 +309,6 @@ class BatchingEngine:
             return
         seconds = time.monotonic() - started_s
         num_tokens = sum(share.num_tokens for share in shares)
-        self._admission.stepped(num_tokens, seconds)
         row = 0
         for share in shares:
             sequence = share.sequence

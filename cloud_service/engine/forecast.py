@@ -1,7 +1,7 @@
 """How long work will take: what steps have cost lately, and how much is in front of a request that comes now.
 
-A step of n positions takes about ``a + b n`` seconds; both are followed by recursive least squares that forgets (Haykin,
-Adaptive Filter Theory, chapter 10). No tensors and no clock here.
+A step takes about ``a + b (positions) + c (sequences)`` seconds; the three are followed by recursive least squares that
+forgets (Haykin, Adaptive Filter Theory, chapter 10). No tensors and no clock here.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 FORGETTING: Final = 0.98  # of a step's weight, a step later: about the last fifty count
 NUM_STEPS_NEEDED: Final = 16  # before anything is foretold
 NUM_ANSWERS_NEEDED: Final = 8  # before the length of an answer is
+_VAGUE: Final = 1e6  # the variance of what is not known
 LENGTH_WEIGHT: Final = 0.1  # of the newest answer in the mean length
 
 
@@ -21,39 +24,43 @@ class StepCosts:
 
     def __init__(self) -> None:
         self.num_steps = 0
-        self._a = 0.0
-        self._b = 0.0
-        self._p = (1e6, 0.0, 1e6)  # the upper half of the symmetric inverse of correlations
+        self._weights = np.zeros(3)
+        self._spread = np.eye(3) * _VAGUE
 
     @property
     def per_step_s(self) -> float:
         """Seconds of a step, however small."""
-        return max(0.0, self._a)
+        return max(0.0, float(self._weights[0]))
 
     @property
     def per_position_s(self) -> float:
-        """Seconds of one more position in it."""
-        return max(0.0, self._b)
+        """Seconds of one more position of a prompt in it."""
+        return max(0.0, float(self._weights[1]))
 
-    def learn(self, num_positions: int, seconds: float) -> None:
+    @property
+    def per_sequence_s(self) -> float:
+        """Seconds of one more sequence in it, which costs more than a position: it has a past of its own to attend to."""
+        return max(0.0, float(self._weights[2]))
+
+    def positions_in(self, seconds: float, num_sequences: int) -> int | None:
+        """How many positions of prompts a step of so many seconds and sequences has; None while that is not known."""
+        if self.num_steps < NUM_STEPS_NEEDED or self.per_position_s == 0:
+            return None
+        left_s = seconds - self.per_step_s - self.per_sequence_s * num_sequences
+        return max(0, int(left_s / self.per_position_s))
+
+    def learn(self, num_positions: int, num_sequences: int, seconds: float) -> None:
         """Take one measured step in."""
         self.num_steps += 1
-        n = float(num_positions)
-        p00, p01, p11 = self._p
-        g0, g1 = p00 + p01 * n, p01 + p11 * n
-        scale = FORGETTING + g0 + g1 * n
-        k0, k1 = g0 / scale, g1 / scale
-        error = seconds - (self._a + self._b * n)
-        self._a += k0 * error
-        self._b += k1 * error
-        # Bounded: steps of one size alone say nothing of the other direction, and its variance would grow for ever.
-        self._p = (
-            min(1e6, (p00 - k0 * g0) / FORGETTING),
-            (p01 - k0 * g1) / FORGETTING,
-            min(1e6, (p11 - k1 * g1) / FORGETTING),
+        features = np.array([1.0, num_positions, num_sequences])
+        gain = self._spread @ features
+        gain = gain / (FORGETTING + features @ gain)
+        self._weights = self._weights + gain * (seconds - features @ self._weights)
+        spread = (self._spread - np.outer(gain, features @ self._spread)) / FORGETTING
+        # Steps of one kind alone say nothing of the others, whose variance would grow for ever.
+        self._spread = (
+            (spread + spread.T) / 2 if np.trace(spread) < 4 * _VAGUE else np.eye(3) * _VAGUE
         )
-        if abs(self._p[1]) > 1e6:
-            self._p = (1e6, 0.0, 1e6)
 
 
 class AnswerLengths:
@@ -88,8 +95,8 @@ class Demand:
 class Outlook:
     """What a request that comes now may expect."""
 
-    wait_s: float  # until it gets a slot
-    own_s: float  # from then on
+    wait_s: float  # for what is in front of it
+    own_s: float  # for itself, beside others
 
     @property
     def total_s(self) -> float:
@@ -102,8 +109,8 @@ def foretell(
 ) -> Outlook | None:
     """Foretell a request's time under fair sharing; None while too little was measured.
 
-    With a slot free it begins at once. Otherwise the engine first does what is in front of it: of its own tenant everything,
-    of each other tenant no more than that, because tenants take turns.
+    Whatever is in front of it is done before it or beside it, and takes the engine's time either way: of its own tenant
+    everything, of each other tenant no more than that, because tenants take turns.
 
     Args:
         costs: What steps cost.
@@ -114,20 +121,21 @@ def foretell(
     if costs.num_steps < NUM_STEPS_NEEDED:
         return None
     work = tuple(demands)
-    num = min(num_slots, len(work) + 1)
+    num = min(num_slots, len(work) + 1)  # sequences of a step
 
     def seconds(demand: Demand) -> float:
         """The engine's time for it, beside ``num - 1`` others."""
-        positions = demand.num_prompt + demand.num_answer
-        return costs.per_position_s * positions + costs.per_step_s * demand.num_answer / num
+        token_s = costs.per_position_s + costs.per_sequence_s + costs.per_step_s / num
+        return costs.per_position_s * demand.num_prompt + token_s * demand.num_answer
 
-    pace_s = costs.per_step_s + costs.per_position_s * num
-    alone_s = costs.per_position_s * own.num_prompt + pace_s * own.num_answer
-    if len(work) < num_slots:
-        return Outlook(wait_s=0.0, own_s=alone_s)
-    by_tenant = {own.tenant: seconds(own)}
+    # Its own tokens come one a step, and the steps are as full as they will be: measured, an answer is whole so much after
+    # the time that the work in front takes.
+    pace_s = costs.per_step_s + num * (costs.per_position_s + costs.per_sequence_s)
+    own_s = costs.per_position_s * own.num_prompt + pace_s * own.num_answer
+    by_tenant = {own.tenant: 0.0}
     for demand in work:
         by_tenant[demand.tenant] = by_tenant.get(demand.tenant, 0.0) + seconds(demand)
     ours_s = by_tenant.pop(own.tenant)
-    total_s = ours_s + sum(min(ours_s, theirs_s) for theirs_s in by_tenant.values())
-    return Outlook(wait_s=max(0.0, total_s - alone_s), own_s=alone_s)
+    turn_s = ours_s + seconds(own)
+    wait_s = ours_s + sum(min(turn_s, theirs_s) for theirs_s in by_tenant.values())
+    return Outlook(wait_s=wait_s, own_s=own_s)

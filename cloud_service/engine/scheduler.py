@@ -2,14 +2,15 @@
 
 * A tenant's turn comes by the tokens it has been given so far, divided by its weight (virtual token counters, 2401.00588):
   one that floods waits behind one that asks little. Within a tenant the earliest deadline is first.
-* Sequences that lack few positions (decoding, verification) always run: they are what somebody is reading along with.
-  What is left of the step's budget goes to prompts, in pieces.
+* Sequences that lack few positions (decoding, verification) run in every step: they are what somebody is reading along with.
+  What is left of the step's budget goes to prompts, in pieces. Only while a tenant that has had much less waits for a first
+  token, the others sit out the step of its prompt.
 * Memory short: idle sequences are dropped first, then the least urgent running one. Both keep their ids and compute again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cloud_service.engine.kv_blocks import BLOCK_TOKENS, BlockPool, PrefixDigests
@@ -46,6 +47,7 @@ class Scheduler:
         self._step_tokens = max(step_tokens, max_sequences)
         self._weights = dict(weights or {})
         self._served: dict[str, float] = {}
+        self._floor = 0.0  # what the tenant had that had least of those with work; never falls
         self._sequences: list[Sequence] = []  # all, in order of arrival
         self.num_preemptions = 0
 
@@ -86,14 +88,21 @@ class Scheduler:
         self._give_back(sequence)
         self._sequences.remove(sequence)
 
-    def plan(self) -> tuple[Share, ...]:
-        """Choose the next step and allocate its blocks; empty when there is nothing to do."""
+    def plan(self, room_of: Callable[[int], int | None] = lambda num: None) -> tuple[Share, ...]:
+        """Choose the next step and allocate its blocks; empty when there is nothing to do.
+
+        Args:
+            room_of: Says for how many positions of prompts a step has time in which so many sequences decode; None: no limit.
+        """
         shares: list[Share] = []
         planned: set[int] = set()
         budget = self._step_tokens
         ready = sorted(
             (sequence for sequence in self._sequences if not sequence.is_parked), key=self._urgency
         )
+        if ready:
+            least = min(self._served[one.owner.tenant] for one in ready)
+            self._floor = max(self._floor, least)
         ahead = self._tenants_ahead(ready)
         for sequence in ready:
             if not sequence.is_admitted or sequence.num_missing > min(FEW_POSITIONS, budget):
@@ -104,6 +113,8 @@ class Scheduler:
                 shares.append(Share(sequence, sequence.num_missing))
                 planned.add(id(sequence))
                 budget -= sequence.num_missing
+        if shares and not ahead and (room := room_of(len(shares))) is not None:
+            budget = min(budget, max(BLOCK_TOKENS, room))
         for sequence in ready:
             if budget <= 0:
                 break
@@ -178,11 +189,14 @@ class Scheduler:
         assert sum(sequence.is_admitted for sequence in self._sequences) <= self._max_sequences
 
     def _begin_level(self, tenant: str) -> None:
-        """Who comes back after a rest begins level with the others: credit cannot be saved up."""
+        """Who comes back after a rest begins a step before the others at most: credit cannot be saved up."""
         active = {other.owner.tenant for other in self._sequences if not other.is_parked}
         if tenant not in active:
-            least = min((self._served[other] for other in active), default=0.0)
-            self._served[tenant] = max(self._served.get(tenant, 0.0), least)
+            # With nobody there the floor is that of the last ones: who comes next does not begin at nought, or whoever
+            # had the service to himself before would wait until the other has had as much.
+            least = min((self._served[other] for other in active), default=self._floor)
+            credit = min(least, float(self._step_tokens))
+            self._served[tenant] = max(self._served.get(tenant, 0.0), least - credit)
 
     def _urgency(self, sequence: Sequence) -> tuple[float, float, int]:
         owner = sequence.owner

@@ -1,0 +1,95 @@
+"""A cloud service as a process of its own, over mutual TLS, with several tenants; for the benchmarks of its load."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from cloud_service.tenancy import pki
+from cloud_service.tenancy.identity import Identity
+
+TENANTS = ("polite", "flood")
+
+
+@dataclass(frozen=True)
+class ServedCloud:
+    """A service that is ready."""
+
+    root: Path
+    address: str
+    metrics: str
+    pid: int
+
+    def credentials(self, tenant: str) -> grpc.ChannelCredentials:
+        """Of the device of a tenant."""
+        folder = pki.CertificateFolder(self.root)
+        pair = folder.device(Identity(tenant=tenant, device="device-1"))
+        return grpc.ssl_channel_credentials(
+            folder.authority.certificate.read_bytes(),
+            pair.key.read_bytes(),
+            pair.certificate.read_bytes(),
+        )
+
+    def metric(self, name: str) -> float:
+        """The sum over all labels of one sample, as Prometheus reads it now."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=10) as page:
+            text = page.read().decode()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name
+        )
+
+
+@contextmanager
+def served_cloud(model: str, *, sections: str = "") -> Iterator[ServedCloud]:
+    """Start one; end it with the block.
+
+    Args:
+        model: A name of the model store, or a path.
+        sections: More of cloud.toml.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        pki.create_authority(root)
+        for tenant in TENANTS:
+            pki.issue_device(root, Identity(tenant=tenant, device="device-1"))
+        config = root / "cloud.toml"
+        config.write_text(
+            "[tls]\ncertificate = 'server.crt'\nkey = 'server.key'\nclient_authority = 'ca.crt'\n"
+            "[model]\nthreads = 1\n[state]\ndirectory = 'state'\n"
+            f"[tenants]\nadmitted = {list(TENANTS)}\n"
+            "[tenants.default_quota]\nrequests_per_s = 0\nconcurrent_calls = 0\n" + sections
+        )
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from cloud_service.cli import main; sys.exit(main())",
+        ]
+        command += ["serve", "--config", str(config), "--listen", "127.0.0.1:0", "--model", model]
+        service = subprocess.Popen(  # noqa: S603  # our own module
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        try:
+            assert service.stdout is not None
+            ready = json.loads(service.stdout.readline())
+            yield ServedCloud(root, ready["address"], ready["metrics"], service.pid)
+        finally:
+            service.terminate()
+            service.communicate(timeout=30)
