@@ -8,6 +8,7 @@ a span always covers whole clusters of the input (decomposed accents, ligatures,
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
 from dataclasses import dataclass, field
 
@@ -66,6 +67,17 @@ def align(original: str) -> MatchText:
     identity, gap = True, False
     index, size = 0, len(original)
     while index < size:
+        run = None if gap and original[index] == " " else _SAME.match(original, index)
+        if run is not None:
+            stop = run.end()
+            if stop < size and _extends(original[stop]):
+                stop -= 1  # the last letter bears a mark
+            if stop > index:
+                pieces.append(original[index:stop])
+                starts.extend(range(index, stop))
+                ends.extend(range(index + 1, stop + 1))
+                index, gap = stop, False
+                continue
         end = index + 1
         while end < size and _extends(original[end]):
             end += 1
@@ -75,7 +87,7 @@ def align(original: str) -> MatchText:
             gap = True
         elif piece != " ":
             gap = False
-        if piece == " " and gap and pieces and pieces[-1] == " ":
+        if piece == " " and gap and pieces and pieces[-1][-1] == " ":
             piece = ""
         if piece:
             pieces.append(piece)
@@ -127,6 +139,8 @@ def _normal(cluster: str) -> str:
     return "".join(out)
 
 
+# Runs that are their own text for matching: printable ASCII but the back-tick, Latin-1 letters, Han.
+_SAME = re.compile("[ -_a-~\n\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u00ff\u4e00-\u9fa5]+")
 _ASCII_TABLE = {
     code: "\n" if chr(code) in _LINE_BREAKS else " " if chr(code) == "\t" else "\x00"
     for code in (*range(32), 127)

@@ -17,7 +17,8 @@ def read_words(name: str) -> frozenset[str]:
 
 
 STOP = read_words("stop_en") | read_words("stop_pt")
-MEDICAL = read_words("medical")
+MEDICAL = read_words("medical") | read_words("drugs")
+ORDINARY = read_words("ordinary")
 COMMON_NAMES = read_words("common_names")
 KEPT_PLACES = read_words("kept_places")
 PARTICLES = read_words("particles")

@@ -11,6 +11,7 @@ from edge_agent.anonymize.lexicon import (
     CREDENTIALS,
     KEPT_PLACES,
     MEDICAL,
+    ORDINARY,
     PARTICLES,
     STOP,
     TITLES,
@@ -24,10 +25,13 @@ from edge_agent.flow import Entity
 _WORD = re.compile(r"[^\W_]+(?:['.-][^\W_]+)*\.?")
 _MEDICAL_AFTER = re.compile(
     r"(?:'?s)? (?:disease|syndrome|sign|test|fracture|lymphoma|thyroiditis|catheter|drain|lesion|deformity|cyst|hernia|procedure|score|scale|class(?:ification)?|criteria|palsy|phenomenon|reflex|tumou?r|line|tube|wire|clamp|stain|lactate|solution|position|sarcoma|node|diverticulum|point|pouch|maneuver|sequence|"
-    r"ulcer|esophagus|anemia|contracture|nerve|ganglion|muscle|ligament|tendon|artery|vein|duct|gland|fundoplication|anastomosis|incision|suture|units?|mg|ml|tablets?)(?![a-z])"
+    r"maneuvre|manoeuvre|papules?|spots?|pearls?|bodies|rods?|spindle|evacuator|trocar|dilator|forceps|scissors|retractor|needle|screws?|miniplates?|arch bars?|collar|bandage|boot|frame|gait|grading|staging|index|view|angle|triangle|ring|membrane|anomaly|malformation|dystrophy|atrophy|neuropathy|arthritis|dementia|carcinoma|melanoma|adenoma|repair|approach|technique|method|protocol|chart|biplane|formula|equation|equivocal|positive|negative|absent|present|dysfunction|ulcer|esophagus|anemia|contracture|nerve|ganglion|muscle|ligament|tendon|artery|vein|duct|gland|fundoplication|anastomosis|incision|suture|units?|mg|ml|tablets?)(?![a-z])"
 )
 _MEDICAL_BEFORE = re.compile(
     r"(?:doenca|sindrome|sinal|teste|fratura|linfoma|cateter|sonda|dreno|cisto|tumor|escala|classificacao|manobra|reflexo|soro|fio|tireoidite|mal|escore|indice|metodo|tecnica|cirurgia|criterios?) (?:de |do |da )$|综合征|征$|病$"
+)
+_GRADE_AFTER = re.compile(
+    r" (?:i{1,3}v?|iv|vi?|\d{1,2})(?![a-z0-9.:/-])(?! (?:y/?o|years?|anos|yo))"
 )
 _CATALOGUE = re.compile(
     r"(?:lot|lote|batch|ref|cat|catalog|model|modelo|version|software|firmware|build)(?: no)?[ .:#]{0,3}$"
@@ -123,9 +127,14 @@ def _trimmed(span: Span, document: MatchText) -> Span | None:
     """Without titles, function words and credentials at its ends."""
     folded, text = document.folded, document.text
     words = list(_WORD.finditer(folded, span.start, span.end))
-    while words and _is_edge(words[0].group(), text[words[0].start()], span.entity, first=True):
+    capitals = any(c.isupper() for c in text[span.start : span.end])
+    while words and _is_edge(
+        words[0].group(), text[words[0].start()], span.entity, first=True, has_capitals=capitals
+    ):
         words.pop(0)
-    while words and _is_edge(words[-1].group(), text[words[-1].start()], span.entity, first=False):
+    while words and _is_edge(
+        words[-1].group(), text[words[-1].start()], span.entity, first=False, has_capitals=capitals
+    ):
         words.pop()
     if not words:
         return None
@@ -144,7 +153,9 @@ def _trimmed(span: Span, document: MatchText) -> Span | None:
     return Span(start, end, span.entity, span.step)
 
 
-def _is_edge(word: str, first_letter: str, entity: Entity, *, first: bool) -> bool:
+def _is_edge(
+    word: str, first_letter: str, entity: Entity, *, first: bool, has_capitals: bool
+) -> bool:
     bare = word.strip(".")
     if entity in (Entity.ID, Entity.PHONE, Entity.DATE, Entity.AGE):
         return not any(c.isdigit() for c in bare) and entity is not Entity.DATE
@@ -152,6 +163,8 @@ def _is_edge(word: str, first_letter: str, entity: Entity, *, first: bool) -> bo
         if bare in COMMON_NAMES:
             return False
         if bare.isdigit() or (bare in STOP and len(bare) > 1):
+            return True
+        if bare in ORDINARY and first_letter.islower() and has_capitals:
             return True
         if first:
             return (
@@ -210,6 +223,14 @@ def _is_medical(span: Span, document: MatchText) -> bool:
             return True
         if _MEDICAL_AFTER.match(folded, span.end) and not text[span.start : span.end].count(" "):
             return True
+        if (
+            len(words) == 1
+            and words[0] not in COMMON_NAMES
+            and _GRADE_AFTER.match(folded, span.end)
+        ):
+            return True  # Baker II, Rotter I, Schirmer 3
+        if len(words) == 2 and re.fullmatch(r"i{1,3}v?|iv|v", words[1]):
+            return True  # the model took the grade in
         if _MEDICAL_BEFORE.search(folded, max(0, span.start - 24), span.start):
             return True
         if span.entity is Entity.LOCATION and (
@@ -220,6 +241,7 @@ def _is_medical(span: Span, document: MatchText) -> bool:
             w
             for w in words
             if w in MEDICAL
+            or (w in ORDINARY and w not in COMMON_NAMES)
             or (w in STOP and w not in COMMON_NAMES)
             or w.removesuffix("'s") in MEDICAL
         ]

@@ -28,13 +28,18 @@ _PATTERNS = tuple(
 )
 
 
-_ANY = re.compile(r"9\d|1[0-2]\d|ninet|hundred|novent|cem |cento|九十|一百")
+# Where an age may stand: the patterns look only around these. A pressure of 120/80 or a saturation of 98 % is none.
+_MAYBE = re.compile(
+    r"(?<![\d./])(?<!\d,)0?(?:9\d|1[0-2]\d)(?![\d/%])(?! ?(?:%|m[mgl]|cm|/))|ninet|hundred|novent|cem |cento|九十|一百"
+)
+_REACH = 40  # characters around such a place
 
 
 def find_ages(document: MatchText) -> Iterator[Span]:
     """Ages over 89 in digits or words."""
-    if not _ANY.search(document.folded):
-        return
-    for pattern in _PATTERNS:
-        for match in pattern.finditer(document.folded):
-            yield Span(match.start(1), match.end(1), Entity.AGE)
+    folded = document.folded
+    for maybe in _MAYBE.finditer(folded):
+        first, last = max(0, maybe.start() - _REACH), min(len(folded), maybe.end() + _REACH)
+        for pattern in _PATTERNS:
+            for match in pattern.finditer(folded, first, last):
+                yield Span(match.start(1), match.end(1), Entity.AGE)

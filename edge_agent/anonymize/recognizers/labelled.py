@@ -168,7 +168,7 @@ def _value(
 def _name(document: MatchText, kind: Kind, key: str, start: int, separated: bool) -> Iterator[Span]:
     text = document.text
     titled = re.compile(
-        r"(?:(?:dr|dra|mr|mrs|ms|sr|sra|prof|doctor|doutor|doutora)\b\.? ?){1,2}"
+        r"(?:(?:dr|dra|mr|mrs|ms|sr|sra|prof|doctor|doutor|doutora)\b(?:\(a\))?\.? ?){1,2}"
     ).match(document.folded, start)
     position = titled.end() if titled and titled.end() < len(text) else start
     lower_text = text[position : position + 1].islower()

@@ -6,7 +6,15 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
-from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, PARTICLES, STOP, TITLES, read_words
+from edge_agent.anonymize.lexicon import (
+    COMMON_NAMES,
+    MEDICAL,
+    ORDINARY,
+    PARTICLES,
+    STOP,
+    TITLES,
+    read_words,
+)
 from edge_agent.anonymize.recognizers.names import LATIN, TOKEN, read_name
 from edge_agent.anonymize.span import Span
 from edge_agent.flow import Entity
@@ -68,6 +76,16 @@ _NICKNAME = re.compile(
 )
 _NO_NAMES = STOP | MEDICAL | TITLES
 _MAX_ABBREVIATION = 3  # letters; longer words in capitals after "mother" are names
+_PLAIN = _NO_NAMES | ORDINARY
+_CAPITALS_BY = re.compile(
+    r"(?<![A-Z])(?:NOTIFIED|SIGNED|READ|DICTATED|REPORTED|REVIEWED|VERIFIED|APPROVED|TRANSCRIBED|PERFORMED|ORDERED|REQUESTED|INTERPRETED|ASSINADO|LAUDADO|REALIZADO|SOLICITADO) (?:BY|POR) ([A-ZÀ-Þ][A-ZÀ-Þ'-]{2,})(?![A-Za-z])"
+)
+_CAPITALS_COMMA = re.compile(
+    r"(?:^|(?<=\n))([A-ZÀ-Þ][A-ZÀ-Þ' -]{1,30}), ([A-ZÀ-Þ][A-ZÀ-Þ'-]+)(?: [A-ZÀ-Þ]\.?)?(?=  |\n|$| \d| \()"
+)
+_IN_LIST = re.compile(
+    r"(?:^|(?<=\n))((?:(?:van|von|de|da|del|la|den|der|dos|al) )*[A-ZÀ-Þ][a-zà-ÿ'][A-Za-zÀ-ÿ'-]*(?: [A-ZÀ-Þ][A-Za-zÀ-ÿ'-]+)?) \d{1,3}[A-Z]? (?:-|:) "
+)
 _DOTTED_INITIALS = re.compile(r"(?<![A-Za-z0-9.])(?:[A-Z]\.){2,3}(?![A-Za-z0-9])")
 _DOTTED_WORDS = read_words("dotted_abbreviations")
 _SPECIES = frozenset(
@@ -116,6 +134,7 @@ def find_persons(document: MatchText) -> Iterator[Span]:
     yield from _titled(document)
     yield from _announced(document)
     text, folded = document.text, document.folded
+    yield from _capital_names(document)
     for match in _DOTTED_INITIALS.finditer(text):
         if folded[match.start() : match.end()] not in _DOTTED_WORDS:
             yield Span(match.start(), match.end(), Entity.PERSON)
@@ -284,6 +303,8 @@ def _announced(document: MatchText) -> Iterator[Span]:
             if token is None:
                 continue
             if not token.group()[0].isupper():
+                if pattern is _RELATION and _is_lower_name(document, position, token.end()):
+                    yield Span(position, token.end(), Entity.PERSON)
                 if pattern is _GREETING and _is_greeted(document, position, token.end()):
                     yield Span(position, token.end(), Entity.PERSON)
                 continue
@@ -312,6 +333,35 @@ def _announced(document: MatchText) -> Iterator[Span]:
                 continue  # "images of Morison's pouch"
             if end > position:
                 yield Span(position, end, Entity.PERSON)
+
+
+def _is_lower_name(document: MatchText, start: int, end: int) -> bool:
+    """``lives with her niece nkechi.``: no word that reports use, in a line without capitals."""
+    word = document.folded[start:end].rstrip(".")
+    line_start = document.text.rfind("\n", 0, start) + 1
+    line_end = document.text.find("\n", end)
+    line = document.text[line_start : line_end if line_end >= 0 else len(document.text)]
+    return (
+        len(word) > _MAX_ABBREVIATION
+        and word not in _NO_NAMES
+        and word not in ORDINARY
+        and not any(c.isupper() for c in line)
+    )
+
+
+def _capital_names(document: MatchText) -> Iterator[Span]:
+    """Names in reports that are written in capitals, and at the head of a line of a list of patients."""
+    text, folded = document.text, document.folded
+    for match in _CAPITALS_BY.finditer(text):
+        if folded[match.start(1) : match.end(1)] not in _PLAIN:
+            yield Span(match.start(1), match.end(1), Entity.PERSON)
+    for match in _CAPITALS_COMMA.finditer(text):
+        if folded[match.start(2) : match.end(2)] not in _PLAIN:
+            yield Span(match.start(), match.end(), Entity.PERSON)
+    for match in _IN_LIST.finditer(text):
+        words = re.findall(r"[^\W\d_]+", folded[match.start(1) : match.end(1)])
+        if not any(word in _PLAIN and word not in PARTICLES for word in words):
+            yield Span(match.start(1), match.end(1), Entity.PERSON)
 
 
 def _is_greeted(document: MatchText, start: int, end: int) -> bool:
