@@ -127,6 +127,8 @@ def stage_rotation(
 ) -> Path:
     """Stage the next root, or for the director the next targets, with one key of a role exchanged.
 
+    What is staged already is taken further, so that several keys are exchanged together; it is signed anew.
+
     Args:
         repository: Where.
         role: root, targets, timestamp, snapshot or director.
@@ -139,14 +141,14 @@ def stage_rotation(
     document: Metadata[Any]
     holder: Root | Targets
     if role == DIRECTOR:
-        document = repository.targets
+        document = _staged_or_next(repository, "targets")
         holder, name = document.signed, DIRECTOR
         delegations = document.signed.delegations
         assert delegations is not None, "make_targets delegates to the director"
         assert delegations.roles is not None, "and by name"
         keyids = delegations.roles[DIRECTOR].keyids
     else:
-        document = repository.root
+        document = _staged_or_next(repository, "root")
         holder, name = document.signed, role
         if role not in document.signed.roles:
             raise RepositoryError(f"{role} is no role; choose root, targets, timestamp or snapshot")
@@ -163,15 +165,13 @@ def stage_rotation(
     least = OFFLINE_THRESHOLD if role in ("root", "targets") else 1
     if len(keyids) < least:
         raise RepositoryError(f"{role} would keep {len(keyids)} keys and needs {least}; add one")
-    document.signed.version += 1
     document.signed.expires = repository.expiry("targets" if role == DIRECTOR else "root")
     return repository.stage(document)
 
 
 def stage_renewal(repository: ReleaseRepository, role: str) -> Path:
     """Stage root or targets unchanged, with a later expiry."""
-    document: Metadata[Any] = repository.root if role == "root" else repository.targets
-    document.signed.version += 1
+    document = _staged_or_next(repository, role)
     document.signed.expires = repository.expiry(role)
     return repository.stage(document)
 
@@ -191,8 +191,7 @@ def stage_release(
         ManifestError: The bundle cannot be described: a bad name, or no file.
     """
     with repository.writing():
-        waiting: Metadata[Targets] | None = repository.staged("targets")
-        targets = waiting or _next(repository.targets)
+        targets: Metadata[Targets] = _staged_or_next(repository, "targets")
         targets.signed.expires = repository.expiry("targets")
         path = manifest_path(request.release)
         if path in targets.signed.targets:
@@ -288,9 +287,14 @@ def days_left(repository: ReleaseRepository) -> dict[str, timedelta]:
     }
 
 
-def _next(targets: Metadata[Targets]) -> Metadata[Targets]:
-    targets.signed.version += 1
-    return targets
+def _staged_or_next(repository: ReleaseRepository, role: str) -> Metadata[Any]:
+    """Return what waits for signatures in root or targets; where nothing does, the next version of what is published."""
+    waiting = repository.staged(role)
+    if waiting is not None:
+        return waiting
+    published: Metadata[Any] = repository.root if role == "root" else repository.targets
+    published.signed.version += 1
+    return published
 
 
 def _counter(target: TargetFile) -> int:

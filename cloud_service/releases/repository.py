@@ -193,24 +193,25 @@ class ReleaseRepository:
             The roles published.
 
         Raises:
-            RepositoryError: Something staged has too few good signatures, or a version that does not follow.
+            RepositoryError: Something staged has too few good signatures, or a version that does not follow, or the
+                online keys are not those that it names; nothing was published.
         """
-        done = []
         with self.writing():
-            for role in ("root", "targets"):
-                metadata = self._signed(role)
-                if metadata is None:
-                    continue
-                if role == "root":
-                    self._put(metadata)
-                    if self.is_published:  # a new key of an online role signs at once
-                        self._publish(everything=True)
-                else:
-                    self._publish(targets=metadata)
+            root = self._signed("root")
+            targets = self._signed("targets", root)
+            staged = {"root": root, "targets": targets}
+            if targets is not None or (root is not None and self.is_published):
+                self._check_online(root or self.root, targets or self.targets)
+            if root is not None:
+                self._put(root)
+            if targets is not None or (root is not None and self.is_published):
+                # A new key of an online role signs at once.
+                self._publish(targets=targets, everything=root is not None)
+            done = tuple(role for role, metadata in staged.items() if metadata is not None)
+            for role in done:
                 for path in (self.folder / "staged").glob(f"*.{role}.json*"):
                     path.unlink()
-                done.append(role)
-        return tuple(done)
+        return done
 
     def set_desired(self, channel: str, desired: Desired) -> None:
         """Tell the devices of a channel what to run.
@@ -238,6 +239,7 @@ class ReleaseRepository:
     def refresh(self) -> None:
         """Sign the online roles again; the timestamp hourly, the others when half of their life is over."""
         with self.writing():
+            self._check_online(self.root, self.targets)
             director, snapshot = self.director, self.snapshot
             stale = [
                 role.signed.expires - self._now() < LIFETIME[name] / 2
@@ -257,7 +259,21 @@ class ReleaseRepository:
     def _versioned(self, role: str, version: int) -> Metadata[Any]:
         return load_metadata(self.folder / "metadata" / f"{version}.{role}.json")
 
-    def _signed(self, role: str) -> Metadata[Any] | None:
+    def _check_online(self, root: Metadata[Root], targets: Metadata[Targets]) -> None:
+        """Refuse to sign what no device would believe: a key that root or targets do not name."""
+        delegations = targets.signed.delegations
+        assert delegations is not None, "make_targets delegates to the director"
+        assert delegations.roles is not None, "and by name"
+        named = {**root.signed.roles, DIRECTOR: delegations.roles[DIRECTOR]}
+        for role in ONLINE_ROLES:
+            signer = self._signers.get(role)
+            if signer is not None and signer.public_key.keyid not in named[role].keyids:
+                raise RepositoryError(
+                    f"the online key of {role} is not the one that the offline keys signed for; "
+                    "give the folder of the keys that were rotated in"
+                )
+
+    def _signed(self, role: str, next_root: Metadata[Root] | None = None) -> Metadata[Any] | None:
         metadata = self.staged(role)
         if metadata is None:
             return None
@@ -270,7 +286,7 @@ class ReleaseRepository:
                 _check_next(metadata, self.root)
             delegators.append(metadata.signed)
         else:
-            delegators.append(self.root.signed)
+            delegators.append((next_root or self.root).signed)
             if self.is_published:
                 _check_next(metadata, self.targets)
         for delegator in delegators:
@@ -291,6 +307,7 @@ class ReleaseRepository:
         everything: bool = False,
     ) -> None:
         timestamp: Metadata[Timestamp] | None
+        self._check_online(self.root, targets or self.targets)
         if self.is_published:
             snapshot, timestamp = self.snapshot, self.timestamp
             snapshot.signed.version += 1

@@ -9,11 +9,14 @@ import pytest
 from cloud_service.cli import cloud_service
 from cloud_service.config import ReleasesConfig
 from cloud_service.errors import CloudServiceError
+from cloud_service.releases.publisher import open_repository
 from edge_agent.commands.sync import sync
 from edge_agent.errors import EdgeError
+from edge_agent.sync.client import SyncClient, SyncSettings
 from partition.console_script import run_script
 from partition.errors import PartitionError
 from tests.sync_server import Server
+from tests.sync_simulators import SimulatedCloud, SimulatedGate, no_waiting
 
 
 @pytest.fixture
@@ -126,6 +129,38 @@ def test_rotation_on_the_command_line(operator, folder):
     operator.sign(staged["sign"], "targets")
     operator.publish("commit")
     assert operator.publish("refresh")["timestamp"] >= 2
+
+
+def test_all_online_keys_are_exchanged_after_a_break_in(operator, folder):
+    """Root and targets are staged together, each with all its changes; the thief's keys sign nothing that counts."""
+    operator.release("cxr-1", plan="one")
+    operator.fleet("begin", "cxr-1")
+    new = folder / "new-keys"
+    for role in ("timestamp", "snapshot", "director"):
+        key = operator("publish", "key", role, "--output", new, "--no-passphrase")["public_key"]
+        old = json.loads((folder / "online-keys" / f"{role}.pub.json").read_text())["keyid"]
+        staged = operator.publish("rotate", "--role", role, "--remove", old, "--add", key)
+        operator.sign(staged["sign"], "targets" if role == "director" else "root")
+    operator.sign(folder / "repository/staged/2.root.json", "root")
+    operator.publish("commit", code=1)  # the old folder of keys
+    assert not (folder / "repository/metadata/2.root.json").exists()
+    operator.publish("refresh")
+    done = operator.publish("commit", "--online-keys", new)
+    assert done["published"] == ["root", "targets"]
+    operator.publish("refresh", code=1)
+    operator.publish("refresh", "--online-keys", new)
+    cloud = SimulatedCloud(open_repository(folder / "repository", new))
+    root = (folder / "repository/metadata/1.root.json").read_bytes()
+    client = SyncClient(
+        folder / "device",
+        SyncSettings(channel="cxr", device_id="clinic/ct-1", runtime="0.1.0"),
+        root=root,
+        transport=cloud,
+        gate=SimulatedGate(),
+        pace=no_waiting(),
+    )
+    assert client.run_cycle().running == "cxr-1"
+    client.close()
 
 
 @pytest.mark.parametrize(
