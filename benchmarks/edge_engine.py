@@ -7,6 +7,7 @@ medians are compared. Each engine has a process of its own.
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,7 +39,12 @@ def run(options: Options) -> Iterator[Line]:
             for module, package in PEERS:
                 if not is_installed(package):
                     continue
-                with EngineProcess(module, model, THREADS, cache_dir) as peer:
+                try:
+                    peer = EngineProcess(module, model, THREADS, cache_dir)
+                except RuntimeError as error:  # not every peer reads every format of a file
+                    print(f"{name}: left out: {str(error).splitlines()[0]}", file=sys.stderr)
+                    continue
+                with peer:
                     yield from _compare(
                         _SHORT_NAMES[name], ours, peer, _Prompts(model, options), runs
                     )

@@ -1,5 +1,7 @@
 """What 8 bits cost: perplexity, KL and top-1 agreement against the float32 stage of the same weights, on real texts; label agreement.
 
+llama.cpp is held against the same reference: it multiplies by the file's own weights, and rounds activations to 8 bits as we do.
+
 A text is read as the user's turn of a chat, and only its own tokens count: the turn's frame is the same in all texts, and
 counting it once for each would let a few positions decide.
 """
@@ -15,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
+from benchmarks._engines.engine import is_installed
+from benchmarks._engines.llama_cpp_logits import LlamaCppLogits
 from benchmarks._model_outputs import read_examples
 from benchmarks.line import Line, Options
 from partition.generation.sampling import log_softmax
@@ -36,17 +40,19 @@ def run(options: Options) -> Iterator[Line]:
     for name in MODELS[:1] if options.quick else MODELS:
         model = ModelStore().get(name)
         fine, coarse = (_open(model, precision) for precision in Precision)
+        peer = LlamaCppLogits(model) if is_installed("llama_cpp") else None
         tokenizer = Tokenizer.open(model)
         for data, count in (("cxr", 12), ("headlines", 24)):
             texts = [example.text for example in read_examples(options.data / data / "dev.jsonl")]
             texts = texts[: count // 3 if options.quick else count]
-            tally = _Tally()
+            tally, peer_tally = _Tally(), _Tally()
             for text in texts:
                 ids, first = _turn(tokenizer, text)
-                tally.add(
-                    _log_probabilities(fine, ids), _log_probabilities(coarse, ids), ids, first
-                )
-            yield from tally.lines(f"{data} {name}")
+                reference = _log_probabilities(fine, ids)
+                tally.add(reference, _log_probabilities(coarse, ids), ids, first)
+                if peer is not None:
+                    peer_tally.add(reference, log_softmax(peer.logits(ids)), ids, first)
+            yield from tally.lines(f"{data} {name}", peer_tally, peer and peer.version())
         yield _labels(name, tokenizer, fine, coarse, options)
         fine.close()
         coarse.close()
@@ -76,21 +82,43 @@ class _Tally:
         self.loss -= float(ours[rows, next_ids].sum())
         self.num_losses += len(rows)
 
-    def lines(self, case: str) -> Iterator[Line]:
-        divergence = np.concatenate(self.divergences)
-        runs = len(divergence)
-        yield Line(case=f"mean KL {case}", ours=float(divergence.mean()), unit="nats", runs=runs)
-        agreement = float(np.concatenate(self.agreements).mean())
-        yield Line(case=f"top-1 agreement {case}", ours=agreement, unit="share", runs=runs)
+    def lines(self, case: str, peer: _Tally, peer_name: str | None) -> Iterator[Line]:
+        runs = self.num_losses
+        theirs = None if peer_name is None else peer
+        yield Line(
+            case=f"mean KL {case}",
+            ours=self.mean_divergence,
+            theirs=theirs and theirs.mean_divergence,
+            unit="nats",
+            runs=runs,
+            peer=peer_name,
+            less_is_better=True,
+        )
+        yield Line(
+            case=f"top-1 agreement {case}",
+            ours=self.agreement,
+            theirs=theirs and theirs.agreement,
+            unit="share",
+            runs=runs,
+            peer=peer_name,
+        )
         yield Line(
             case=f"perplexity {case}",
-            ours=math.exp(self.loss / self.num_losses),
-            theirs=math.exp(self.loss_reference / self.num_losses),
+            ours=math.exp(self.loss / runs),
+            theirs=math.exp(self.loss_reference / runs),
             unit="",
             runs=runs,
             peer=REFERENCE,
             less_is_better=True,
         )
+
+    @property
+    def mean_divergence(self) -> float:
+        return float(np.concatenate(self.divergences).mean())
+
+    @property
+    def agreement(self) -> float:
+        return float(np.concatenate(self.agreements).mean())
 
 
 def _labels(

@@ -10,7 +10,7 @@ import numpy as np
 from partition.stages.stage_range import StageRange
 from partition.weights.spec import ModelSpec
 
-_STEP_TOKENS: Final = 256  # positions by which buffers grow
+_STEP_TOKENS: Final = 64  # positions by which buffers grow
 _ANSWER_TOKENS: Final = 64
 
 

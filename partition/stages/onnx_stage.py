@@ -151,6 +151,8 @@ class OnnxStage:
         """See :class:`partition.stages.stage.Stage`."""
         self._caches.clear()
         self._session = None
+        if self._embedding is not None:
+            self._embedding.close()
         self._embedding = None
 
     def _cache(self, session: str, base_len: int, num_new: int) -> KVCache:

@@ -67,12 +67,12 @@ class ProductWriter:
         largest = node("ReduceMax", [node("Abs", [x]), last], keepdims=1)
         scale = node("Mul", [largest, constant("level", scalar(1 / _LEVELS))])
         width = len(matrix.codes)
+        # A row of zeros has scale 0 and codes without meaning, which the same 0 multiplies away again.
         if not is_fine:
-            # A row of zeros has scale 0 and codes without meaning, which the same 0 multiplies away again.
             zeros = self._zeros.get(rank) or self._zero_points(rank, scale)
             codes = node("QuantizeLinear", [x, scale, zeros], axis=-1, block_size=width)
             return Operand(codes, self._times(scale, factor))
-        unit = node("Div", [x, node("Max", [scale, constant("tiny", scalar(1e-30))])])
+        unit = node("Div", [x, scale])
         one, middle = constant("one", scalar(1)), constant("middle", scalar(128, np.uint8))
         codes = node("QuantizeLinear", [unit, one, middle])
         rest = node("Sub", [unit, node("DequantizeLinear", [codes, one, middle])])
@@ -123,31 +123,18 @@ class ProductWriter:
         return self._added(x, product.parts)
 
     def block_product(self, name: str, matrix: BlockMatrix, x: str, *, output: str) -> None:
-        """Multiply rows of ``x`` by a matrix in blocks, with 16 bits of activation.
-
-        The operator rounds activations to 8 bits with a scale for each block. What that leaves over goes in as more rows, which
-        it rounds again: the matrix is read from memory once all the same.
-        """
+        """Multiply rows of ``x`` by a matrix in blocks; the operator gives activations 8 bits with a scale for each block."""
         node, constant = self._writer.node, self._writer.constant
         outputs, blocks, _ = matrix.packed.shape
-        blocked = constant("blocked", np.array([0, blocks, matrix.block], np.int64))
-        flat = constant("flat", np.array([0, blocks * matrix.block], np.int64))
-        last = constant("last_axis", np.array([-1], np.int64))
-        grouped = node("Reshape", [x, blocked])
-        largest = node("ReduceMax", [node("Abs", [grouped]), last], keepdims=1)
-        scale = node("Mul", [largest, constant("level", scalar(1 / _LEVELS))])
-        scale = node("Max", [scale, constant("tiny", scalar(1e-30))])
-        # Rounded just as the operator does it, so that it finds these values as they are.
-        rounded = node("Mul", [node("Round", [node("Div", [grouped, scale])]), scale])
-        rest = node("Sub", [grouped, rounded])
-        rows = node("Concat", [node("Reshape", [part, flat]) for part in (rounded, rest)], axis=0)
-        product = node(
+        product = output if matrix.offsets is None else self._writer.fresh("product")
+        node(
             "MatMulNBits",
             [
-                rows,
+                x,
                 constant(f"{name}.packed", matrix.packed),
                 constant(f"{name}.scales", matrix.scales),
             ],
+            [product],
             domain=CONTRIB,
             K=blocks * matrix.block,
             N=outputs,
@@ -155,15 +142,13 @@ class ProductWriter:
             block_size=matrix.block,
             accuracy_level=4,  # 8-bit activations; float32 would take fifty times as long
         )
-        halves = self._writer.nodes_of(
-            "Split", [product], ("coarse", "fine"), axis=0, num_outputs=2
-        )
         if matrix.offsets is None:
-            node("Add", halves, [output])
             return
-        sums = node("ReduceSum", [grouped, last], keepdims=0)
+        blocked = constant("blocked", np.array([0, blocks, matrix.block], np.int64))
+        last = constant("last_axis", np.array([-1], np.int64))
+        sums = node("ReduceSum", [node("Reshape", [x, blocked]), last], keepdims=0)
         shift = node("MatMul", [sums, constant(f"{name}.offsets", matrix.offsets)])
-        node("Add", [node("Add", halves), shift], [output])
+        node("Add", [product, shift], [output])
 
     def _times(self, scale: str, factor: str) -> str:
         return self._writer.node("Mul", [scale, factor]) if factor else scale

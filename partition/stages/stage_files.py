@@ -24,7 +24,7 @@ from partition.weights.weight_source import WeightSource, source_fingerprint
 
 logger = logging.getLogger(__name__)
 
-_BUILDER_VERSION: Final = 8  # raise it whenever the graph of the same weights changes
+_BUILDER_VERSION: Final = 10  # raise it whenever the graph of the same weights changes
 _MAX_CONTEXT_TOKENS: Final = 32_768  # the longest rotary tables that a graph carries
 
 

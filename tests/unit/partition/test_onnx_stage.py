@@ -102,12 +102,15 @@ def test_token_by_token_and_in_pieces_equal_one_pass(tiny: Tiny, whole: OnnxStag
 def test_every_split_equals_the_whole(tiny: Tiny, precision: Precision) -> None:
     complete = tiny.open(precision=precision)
     expected = complete.extend("s", IDS, base_len=0, rows=all_rows(IDS)).logits
+    steps = [complete.extend("steps", IDS[at : at + 1], base_len=at) for at in range(len(IDS))]
+    whole_stepwise = np.concatenate([step.logits for step in steps])
     for k in range(1, NUM_LAYERS):
         first, second = tiny.open(0, k, precision), tiny.open(k, NUM_LAYERS, precision)
         found = run_two(first, second, IDS, [len(IDS)])
         # The same kernels on the same numbers: not one bit may differ.
         np.testing.assert_array_equal(found, expected)
         stepwise = run_two(first, second, IDS, [1] * len(IDS), session="steps")
+        np.testing.assert_array_equal(stepwise, whole_stepwise)
         if precision is Precision.FLOAT32:
             np.testing.assert_allclose(stepwise, expected, rtol=1e-4, atol=1e-4)
 
