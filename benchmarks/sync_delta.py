@@ -1,8 +1,9 @@
 """Deltas between a model and its light fine-tune, beside zstd's patch-from, bsdiff4 and the whole file.
 
-The pair is real: SmolLM2-135M, and the same model after a few steps on chest X-ray reports. Both are quantised anew from
-their floating-point weights, int8 by row and int4 by groups of 32, once with scales of their own and once with the old
-scales kept; and stored as fp16. A few layers are compared, since the peers need minutes for the whole.
+The pairs are real: SmolLM2-135M, and the same model after a few steps on chest X-ray reports, once light and once lighter.
+They are stored as float16 and bfloat16, as a fine-tune is published, and quantised anew from their floating-point weights,
+int8 by row and int4 by groups of 32, with the old scales kept or with scales of their own. Two layers are compared, since
+the peers need minutes for the whole. Beside them stands what a rank-8 adapter of the attention takes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from partition.errors import ModelStoreError
 from partition.release.delta import apply_delta, make_delta, zstd
 
 MODEL = "smollm2-135m-instruct"
-LEARNING_RATE = 2e-5
+FINE_TUNES = {"light": (30, 2e-5), "lighter": (10, 5e-6)}  # steps, learning rate
+NUM_LAYERS = 2
+ADAPTER_RANK = 8
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 BSDIFF_BYTES = 1 << 20  # bsdiff4 needs 17 times the file in memory, and minutes
 MAX_TOKENS = 128
 Weights = Mapping[str, npt.NDArray[np.float32]]
@@ -31,19 +35,38 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 
 def run(options: Options) -> Iterator[Line]:
     """Measure sizes in per cent of the file, and times."""
-    steps, layers = (4, 1) if options.quick else (30, 6)
-    before, after = _fine_tune(options.data, steps, layers)
-    moved = np.sqrt(
-        sum(float(((after[name] - before[name]) ** 2).sum()) for name in before)
-        / sum(float((before[name] ** 2).sum()) for name in before)
+    for tune, (steps, rate) in FINE_TUNES.items():
+        if options.quick and tune != "light":
+            break
+        if options.quick:
+            steps = 4
+        before, after = _fine_tune(options.data, steps, rate, 1 if options.quick else NUM_LAYERS)
+        moved = np.sqrt(
+            sum(float(((after[name] - before[name]) ** 2).sum()) for name in before)
+            / sum(float((before[name] ** 2).sum()) for name in before)
+        )
+        case = f"relative change, {tune}: {steps} steps at {rate:g}"
+        yield Line(case=case, ours=float(moved), unit="ratio", runs=1)
+        for name, form in _FORMS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                old, new = Path(folder) / "old.safetensors", Path(folder) / "new.safetensors"
+                _write(old, form(before, before))
+                _write(new, form(after, before))
+                yield from _compare(f"{tune}, {name}", old, new, Path(folder) / "delta")
+    yield _adapter_share(before)
+
+
+def _adapter_share(weights: Weights) -> Line:
+    """Return what A and B of every attention matrix take in float16, against the layers' own weights in float16."""
+    whole = sum(values.size for values in weights.values())
+    adapted = (values for name, values in weights.items() if name.split(".")[-2] in ATTENTION)
+    adapter = sum(ADAPTER_RANK * sum(values.shape) for values in adapted)
+    return Line(
+        case=f"adapter of rank {ADAPTER_RANK} on the attention, float16",
+        ours=100 * adapter / whole,
+        unit="% of the file",
+        runs=1,
     )
-    yield Line(case=f"relative change after {steps} steps", ours=float(moved), unit="ratio", runs=1)
-    for name, form in _FORMS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            old, new = Path(folder) / "old.safetensors", Path(folder) / "new.safetensors"
-            _write(old, form(before, before))
-            _write(new, form(after, before))
-            yield from _compare(name, old, new, Path(folder) / "delta")
 
 
 def _compare(name: str, old: Path, new: Path, delta: Path) -> Iterator[Line]:
@@ -86,7 +109,7 @@ def _beside_bsdiff(name: str, base: bytes, data: bytes) -> Iterator[Line]:
     one, two = (part[middle : middle + BSDIFF_BYTES] for part in (base, data))
     with tempfile.TemporaryDirectory() as folder:
         old, new = Path(folder) / "old.safetensors", Path(folder) / "new.safetensors"
-        kind = "F16" if name == "fp16" else "I8"
+        kind = next((kind for word, kind in _KINDS.items() if word in name), "I8")
         _write(old, {"slice": (kind, np.frombuffer(one, np.uint8))})
         _write(new, {"slice": (kind, np.frombuffer(two, np.uint8))})
         ours = make_delta(old, new, Path(folder) / "delta").delta_bytes
@@ -111,7 +134,7 @@ def _patch_from(base: bytes, data: bytes) -> int:
     return len(zstd.compress(data, options=options, zstd_dict=prefix))
 
 
-def _fine_tune(data: Path, steps: int, layers: int) -> tuple[Weights, Weights]:
+def _fine_tune(data: Path, steps: int, rate: float, layers: int) -> tuple[Weights, Weights]:
     """Return the matrices of the middle layers before and after a few steps on reports."""
     import torch
 
@@ -134,7 +157,7 @@ def _fine_tune(data: Path, steps: int, layers: int) -> tuple[Weights, Weights]:
         texts = [json.loads(line)["text"] for _, line in zip(range(steps * 2), file, strict=False)]
     for parameter in module.parameters():
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=rate)
     module.train()
     for step in range(steps):
         optimizer.zero_grad()
@@ -173,14 +196,23 @@ def _int4(weights: Weights, scales_of: Weights) -> Tensors:
     return tensors
 
 
+def _bfloat16(weights: Weights) -> Tensors:
+    return {
+        name: ("BF16", (np.ascontiguousarray(values).view(np.uint32) >> 16).astype(np.uint16))
+        for name, values in weights.items()
+    }
+
+
+_KINDS = {"bfloat16": "BF16", "float16": "F16", "int4": "U8"}
 _FORMS = {
+    "float16": lambda weights, _: {
+        name: ("F16", values.astype(np.float16)) for name, values in weights.items()
+    },
+    "bfloat16": lambda weights, _: _bfloat16(weights),
     "int8 by row, old scales kept": _int8,
     "int8 by row, own scales": lambda weights, _: _int8(weights, weights),
     "int4 by 32, old scales kept": _int4,
     "int4 by 32, own scales": lambda weights, _: _int4(weights, weights),
-    "fp16": lambda weights, _: {
-        name: ("F16", values.astype(np.float16)) for name, values in weights.items()
-    },
 }
 
 

@@ -1,4 +1,4 @@
-"""A rollout to 1,000 simulated devices against the real fleet code, database and signed documents.
+"""A rollout to 1,000 simulated devices: against the real fleet code, and as whole sync clients against the real service.
 
 A release that fails on 20 % of devices must stop in the ring of 10 % or before, and every device must end on the old
 release; one that fails on 2 % may be stopped in 1 % of rollouts at most. The peer is the usual rule, a percentage of the
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from benchmarks._fleet_on_wire import roll_out_on_wire
 from benchmarks.line import Line, Options
 from cloud_service.fleet.device_reports import DeviceReport, record_report
 from cloud_service.fleet.fleet import Fleet, Rollout, RolloutState
@@ -70,6 +71,8 @@ def run(options: Options) -> Iterator[Line]:
             tried.append(num_tried)
             wrong += num_left
         world.store.close()
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield from _on_wire(Path(folder), 200 if options.quick else NUM_DEVICES)
     yield Line(
         case=f"devices that tried a release that fails on 20 % of {NUM_DEVICES}",
         ours=float(max(tried)),
@@ -99,6 +102,32 @@ def run(options: Options) -> Iterator[Line]:
             runs=simulated,
             less_is_better=rate < 0.1,
         )
+
+
+def _on_wire(folder: Path, num_devices: int) -> Iterator[Line]:
+    """Measure one rollout to whole sync clients, against a service in a process of its own."""
+    world = _make_world(folder)
+    try:
+        found = roll_out_on_wire(
+            folder,
+            world.repository,
+            world.store,
+            online=folder / "online",
+            channel=CHANNEL,
+            release=NEW,
+            num_devices=num_devices,
+        )
+    finally:
+        world.store.close()
+    name = f"{num_devices} clients over mutual TLS"
+    for case, figure, unit in (
+        ("tried a release that fails on one in five", found.num_tried, "devices"),
+        ("of these failed", found.num_failed, "devices"),
+        ("left on the bad release", found.num_left, "devices"),
+        ("metadata of a cycle where nothing is new", found.refresh_bytes, "bytes"),
+        ("first installs, one client at a time", found.cycles_per_s, "cycles/s"),
+    ):
+        yield Line(case=f"{name}: {case}", ours=float(figure), unit=unit, runs=1)
 
 
 def _roll_out(world: _World, *, failure_rate: float, seed: int) -> tuple[int, int, int]:
