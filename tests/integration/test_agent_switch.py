@@ -140,6 +140,9 @@ def test_worker_follows_the_channel_by_hints(publisher, tmp_path):
             state_folder=tmp_path / "state",
             cache_folder=tmp_path / "cache",
             model={"name": str(tmp_path / "own.gguf")},
+            anonymizer={
+                "languages": ()
+            },  # nothing leaves, so no canaries: their pipelines load slowly
             cloud={"target": f"127.0.0.1:{server.port}", "insecure_loopback": True},
             sync={
                 "channel": "cxr",
