@@ -46,7 +46,19 @@ _REQUESTS, _QUICK_REQUESTS = 10_000, 1_000
 _BATCH = 200
 _THREADS = 4
 _CHAT = Task(name="chat", kind=TaskKind.GENERATE, policy=Policy(local_threshold=0.99))
-_FAULTS = ("none",) * 12 + ("raises", "memory", "offsets", "hangs")
+_FAULTS = (
+    "none",
+    "raises",
+    "none",
+    "memory",
+    "none",
+    "none",
+    "offsets",
+    "none",
+    "hangs",
+    "none",
+    "none",
+)
 _NEVER_OPEN = BreakerLimits(num_failures=10**6, window_calls=10**6)
 
 
@@ -117,7 +129,13 @@ def run(options: Options) -> Iterator[Line]:
 
 
 def rehearse(
-    heads: dict[str, Any], version: str, count: int, *, seed: int, num_threads: int = _THREADS
+    heads: dict[str, Any],
+    version: str,
+    count: int,
+    *,
+    seed: int,
+    batch: int = _BATCH,
+    num_threads: int = _THREADS,
 ) -> Tally:
     """Send ``count`` requests through an agent whose recognizers, cloud and network fail in turn.
 
@@ -126,6 +144,7 @@ def rehearse(
         version: Of the anonymizer.
         count: Requests.
         seed: Of everything that is drawn.
+        batch: Requests that meet the same fault.
         num_threads: Requests at once.
     """
     tally, faulty = Tally(), FaultyRecognizer()
@@ -153,24 +172,24 @@ def rehearse(
     ):
         client = _client(cloud, Path(folder))
         try:
-            for index, begin in enumerate(range(0, count, _BATCH)):
-                batch = list(islice(notes, min(_BATCH, count - begin)))
+            for index, begin in enumerate(range(0, count, batch)):
+                asked = list(islice(notes, min(batch, count - begin)))
                 fault = _FAULTS[index % len(_FAULTS)]
-                faulty.fault = "none" if fault == "hangs" and index % 2 else fault
+                faulty.fault = fault
                 cloud.refuses = index % 5 == 4
                 if index % 5 == 2:
                     cloud.cut()
                 metrics = Metrics()
                 outbox = _outbox(Path(folder))  # opened again, as after a crash
                 agent = _agent(impatient if fault == "hangs" else anonymizer, client, outbox, metrics)  # fmt: skip
-                answers = list(pool.map(lambda note, agent=agent: _ask(agent, note), batch))
+                answers = list(pool.map(lambda note, agent=agent: _ask(agent, note), asked))
                 faulty.fault = "none"
                 cloud.refuses = False
                 if index % 5 == 4:
                     cloud.cut()
                     agent.deliver(timeout_s=20)
-                _search(tally, batch, cloud, Path(folder), log, metrics, answers)
-                tally.faults["network away" if index % 5 == 4 else fault] += len(batch)
+                _search(tally, asked, cloud, Path(folder), log, metrics, answers)
+                tally.faults["network away" if index % 5 == 4 else fault] += len(asked)
                 agent._parts.delivery.close()
         finally:
             client.close()

@@ -56,7 +56,10 @@ _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _SEPARATORS = re.compile(
     "[\x1c-\x1f]"
 )  # file, group, record, unit: HL7 and GS1 put them between values
-_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+# One that stands between two spaces takes one of them along: a gap would part a given name from its surname.
+_CONTROLS = re.compile(
+    "(?<= )[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]+ |[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]"
+)
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 

@@ -130,8 +130,8 @@ def _normal(cluster: str) -> str:
             out.append("-")
         elif character in _APOSTROPHES:
             out.append("'")
-        elif "\ud800" <= character <= "\udfff":  # half a pair is no text that a model could read
-            continue
+        elif "\ud800" <= character <= "\udfff" or character == "\ufffd":
+            continue  # half a pair, and what stands for what could not be decoded
         elif not character.isascii() and character.isdecimal():
             out.append(str(unicodedata.decimal(character)))
         else:
