@@ -23,17 +23,19 @@ import enum
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from partition.extend.activations import Codec
 from partition.oversight.audit import OnAlarm
 from partition.oversight.budget import GivesWay
 from partition.settings import NESTED, Settings, load_settings
 from partition.stages.stage_range import Precision
+
+if TYPE_CHECKING:
+    from partition.extend.activations import Codec
 
 ENVIRONMENT_PREFIX = "TANDEM_EDGE_"
 APPLICATION = "tandem"
@@ -82,6 +84,8 @@ class SplitConfig(_Section):
     @property
     def as_codec(self) -> Codec:
         """The codec itself."""
+        from partition.extend.activations import Codec  # here, not above: this loads numpy
+
         return Codec[self.codec.upper()]
 
 
