@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Any, Self
 from edge_agent.cancellation import Cancellation
 from edge_agent.errors import InputError
 from edge_agent.flow import Answer, Request, Route
-from edge_agent.journey import Journey
 from edge_agent.parts import Parts
 from edge_agent.showing import OnText
 from edge_agent.sync.running import Stay, begin, sync_folder
 from edge_agent.sync.switch import Switch
-from partition.calibration.records import cluster_of
 from partition.task import Task
 from protos.request_id import new_request_id
 
@@ -56,6 +54,10 @@ class EdgeAgent:
     """
 
     def __init__(self, parts: Parts, *, stay: Stay | None = None) -> None:
+        # numpy and the settings' library come with the first agent, not with `import edge_agent`.
+        from edge_agent.journey import Journey
+
+        self._journey = Journey
         self.stay = stay  # with the release that the configuration led to
         self._switch = Switch(parts)
         self._counting = threading.Lock()
@@ -163,6 +165,8 @@ class EdgeAgent:
 
     def cluster_of(self, text: str) -> str:
         """Name, in calibration records, the near-duplicates of a text; says nothing without this device's key."""
+        from partition.calibration.records import cluster_of
+
         return cluster_of(text, self._parts.record_key)
 
     def label_of(self, task: str, label: str) -> str:
@@ -204,8 +208,8 @@ class EdgeAgent:
         request = self._as_request(question, task)
         try:
             with self._switch.use() as parts:  # the whole way with one release
-                journey = Journey(parts, request, on_text=on_text, cancel=cancel or Cancellation())
-                answer = journey.run()
+                cancel = cancel or Cancellation()
+                answer = self._journey(parts, request, on_text=on_text, cancel=cancel).run()
         except Exception:
             self.metrics.failed(self._task_label(request.task))
             raise
