@@ -20,10 +20,10 @@ from pathlib import Path
 from cloud_service.fleet.channels import set_channel
 from cloud_service.fleet.fleet import Fleet, RolloutState
 from cloud_service.fleet.rollout import Policy
+from cloud_service.identity import Identity
 from cloud_service.releases.repository import ReleaseRepository
 from cloud_service.storage.state_store import StateStore
 from cloud_service.tenancy import pki
-from cloud_service.tenancy.identity import Identity
 from edge_agent.cloud.channel import TlsFiles
 from edge_agent.cloud.sync_client import GrpcSyncTransport
 from edge_agent.sync.client import CycleResult, SyncClient, SyncSettings

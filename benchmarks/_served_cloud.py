@@ -16,8 +16,8 @@ from pathlib import Path
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from cloud_service.identity import Identity
 from cloud_service.tenancy import pki
-from cloud_service.tenancy.identity import Identity
 
 TENANTS = ("polite", "flood")
 

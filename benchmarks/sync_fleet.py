@@ -21,7 +21,9 @@ from benchmarks._fleet_on_wire import roll_out_on_wire
 from benchmarks.line import Line, Options
 from cloud_service.fleet.device_reports import DeviceReport, record_report
 from cloud_service.fleet.fleet import Fleet, Rollout, RolloutState
+from cloud_service.fleet.release_service import open_fleet_store
 from cloud_service.fleet.rollout import Policy, fewest_failures
+from cloud_service.identity import Identity
 from cloud_service.releases.keys import load_public_key, load_signer, make_key, sign_file
 from cloud_service.releases.publisher import (
     ReleaseRequest,
@@ -30,8 +32,6 @@ from cloud_service.releases.publisher import (
     stage_release,
 )
 from cloud_service.releases.repository import ReleaseRepository
-from cloud_service.releases.service import open_fleet_store
-from cloud_service.tenancy.identity import Identity
 from partition.release.desired import Desired, choose_release
 
 NUM_DEVICES = 1_000

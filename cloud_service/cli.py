@@ -17,7 +17,7 @@ from cloud_service.commands.tenants import tenants
 from cloud_service.commands.tokens import tokens
 from cloud_service.config import load_config
 from cloud_service.errors import CloudServiceError
-from cloud_service.tenancy.identity import Identity
+from cloud_service.identity import Identity
 from partition.console_script import json_option, print_json, run_script, verbose_option
 from partition.errors import PartitionError
 
@@ -46,6 +46,7 @@ def init(directory: Path, hosts: tuple[str, ...], tenant: str, device: str, as_j
 
     Nothing is ever overwritten. For a fleet, use your own authority.
     """
+    from cloud_service.storage.private_file import write_private
     from cloud_service.tenancy import pki
 
     config = directory / "cloud.toml"
@@ -53,7 +54,7 @@ def init(directory: Path, hosts: tuple[str, ...], tenant: str, device: str, as_j
         raise CloudServiceError(f"{config}: exists already and is never overwritten; name another")
     folder = pki.create_authority(directory, hosts=hosts or pki.DEFAULT_HOSTS)
     pair = pki.issue_device(directory, Identity(tenant=tenant, device=device))
-    pki.write_private(config, _CONFIG_TEMPLATE.replace("TENANT", tenant).encode())
+    write_private(config, _CONFIG_TEMPLATE.replace("TENANT", tenant).encode())
     document = {
         "config": str(config),
         "authority": str(folder.authority.certificate),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cloud_service.config import PricesConfig
-from cloud_service.tenancy.identity import Identity
+from cloud_service.identity import Identity
 from partition.generation.sampling import SamplingRule
 from partition.task import Message
 

@@ -26,10 +26,12 @@ from prometheus_client import start_http_server
 from cloud_service.backends.backend import Backend, ModelSlot
 from cloud_service.config import CloudConfig, split_address
 from cloud_service.errors import CloudServiceError
+from cloud_service.fleet.release_service import ReleaseService
+from cloud_service.identity import LOOPBACK_IDENTITY
 from cloud_service.logs import Event
 from cloud_service.metrics import Metrics
 from cloud_service.model_card import ModelCard
-from cloud_service.releases.service import ReleaseService
+from cloud_service.rpc.access import Access
 from cloud_service.rpc.interceptors import (
     GuardInterceptor,
     RunningCalls,
@@ -49,9 +51,7 @@ from cloud_service.storage.envelope import Envelope, load_master_key
 from cloud_service.storage.saved_sessions import SavedSessions
 from cloud_service.storage.sessions import SessionTable
 from cloud_service.storage.state_store import StateStore, open_state
-from cloud_service.tenancy.access import Access
 from cloud_service.tenancy.credentials import backend_credentials, server_credentials
-from cloud_service.tenancy.identity import LOOPBACK_IDENTITY
 from cloud_service.tenancy.tenants import make_tenants
 from cloud_service.tenancy.tokens import TokenVerifier
 from protos.errors import UnavailableError

@@ -18,9 +18,9 @@ import grpc
 
 from cloud_service.backends.choice import make_backend
 from cloud_service.config import CloudConfig, load_config
+from cloud_service.identity import Identity
 from cloud_service.server import CloudServer, Endpoints, running_server
 from cloud_service.tenancy import pki
-from cloud_service.tenancy.identity import Identity
 from protos.feedback.v1 import feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 from protos.request_id import new_request_id

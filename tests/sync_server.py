@@ -8,11 +8,11 @@ import threading
 
 import grpc
 
+from cloud_service.fleet.release_service import ReleaseService
+from cloud_service.identity import Identity
 from cloud_service.metrics import Metrics
-from cloud_service.releases.service import ReleaseService
 from cloud_service.rpc.interceptors import GuardInterceptor, observed, translated
 from cloud_service.rpc.sync_servicer import SyncServicer
-from cloud_service.tenancy.identity import Identity
 from protos.sync.v1 import sync_pb2_grpc
 
 

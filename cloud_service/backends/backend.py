@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from cloud_service.generation import GenerationEvent, Prompt
+from cloud_service.identity import Identity
 from cloud_service.model_card import ModelCard
 from cloud_service.storage.sessions import Session
-from cloud_service.tenancy.identity import Identity
 from partition.extend.frame_messages import Opening
 from protos.errors import NotFoundError, UnavailableError
 

@@ -22,10 +22,10 @@ from cloud_service.generation import (
     TextDelta,
     Usage,
 )
+from cloud_service.identity import Identity
 from cloud_service.metrics import Metrics
 from cloud_service.model_card import ModelCard
 from cloud_service.storage.sessions import CloudSide, FrameRunner, Session
-from cloud_service.tenancy.identity import Identity
 from partition.errors import ModelFileError
 from partition.extend.frame_messages import Opening
 from partition.extend.split import TailSession

@@ -188,7 +188,7 @@ def _act(
 
 def _run(folder: Path, online: Path | None, work: Callable[[Fleet, Any], T]) -> T:
     from cloud_service.fleet.fleet import Fleet
-    from cloud_service.releases.service import open_fleet_store
+    from cloud_service.fleet.release_service import open_fleet_store
 
     fleet = Fleet(open_at(folder, online))
     store = open_fleet_store(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cloud_service.tenancy.identity import Identity
+from cloud_service.identity import Identity
 from cloud_service.tenancy.roles import Role
 from cloud_service.tenancy.tokens import MAX_LIFETIME_S, make_signing_key, sign_token
 from partition.console_script import json_option, print_json

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloud_service.errors import RepositoryError
-from cloud_service.tenancy.identity import is_label
+from cloud_service.identity import is_label
 from partition.release.desired import CHANNEL_PATTERN
 
 _FILE = "channels.json"

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from cloud_service.fleet.rollout import Verdict
 from cloud_service.fleet.tables import DEVICES, VERDICTS
-from cloud_service.tenancy.identity import Identity
+from cloud_service.identity import Identity
 
 FRESH_S = 3600.0  # after this, a lower report number is that of a device that began anew
 _PENDING_STATES = ("FETCHING", "STAGED", "GATED", "TRIAL")

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from cloud_service.tenancy.identity import Identity
+from cloud_service.identity import Identity
 from cloud_service.tenancy.quotas import TenantMeter
 from cloud_service.tenancy.tenants import Tenant
 from protos.errors import UnauthenticatedError

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from cloud_service.backends.backend import Backend
 from cloud_service.generation import Interrupt
+from cloud_service.identity import Identity
 from cloud_service.rpc.calls import current_call
 from cloud_service.storage.sessions import DEFAULT_FRAME_S, SessionTable
-from cloud_service.tenancy.identity import Identity
 from partition.errors import FrameError
 from partition.extend.frame_messages import (
     Opening,

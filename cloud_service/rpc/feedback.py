@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from cloud_service.identity import Identity
 from cloud_service.storage.envelope import Envelope
 from cloud_service.storage.state_store import OUTCOMES
-from cloud_service.tenancy.identity import Identity
 
 _PURPOSE = "outcome"
 

@@ -1,6 +1,6 @@
 """What every call passes through, whatever it asks: metrics and log > errors > drain > deadline; a trace goes round them all.
 
-Who calls, and how much they may, comes after these: :mod:`cloud_service.tenancy.access`.
+Who calls, and how much they may, comes after these: :mod:`cloud_service.rpc.access`.
 Each guard is an asynchronous context manager round the handler; :class:`GuardInterceptor` is the one place that knows the
 four arities of gRPC. Deduplication of request ids is not here: it shares a transaction with its effect
 (:mod:`cloud_service.storage.dedupe`).

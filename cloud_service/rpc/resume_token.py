@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from cloud_service.errors import StateStoreError
+from cloud_service.identity import Identity
 from cloud_service.storage.envelope import Envelope
-from cloud_service.tenancy.identity import Identity
 from protos.errors import InvalidRequestError
 
 _HEADER = struct.Struct("<32sII")

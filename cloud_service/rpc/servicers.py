@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from cloud_service.backends.backend import Backend, ModelSlot
 from cloud_service.config import CloudConfig
 from cloud_service.generation import Completed, EndReason, Interrupt, Prompt, TextDelta
+from cloud_service.identity import Identity
 from cloud_service.metrics import Metrics
 from cloud_service.rpc.answer_account import AnswerAccount
 from cloud_service.rpc.calls import current_call
@@ -39,7 +40,6 @@ from cloud_service.storage.envelope import Envelope
 from cloud_service.storage.saved_sessions import SavedSessions
 from cloud_service.storage.sessions import SessionTable
 from cloud_service.storage.state_store import StateStore
-from cloud_service.tenancy.identity import Identity
 from cloud_service.tenancy.tenants import Tenants
 from partition.extend.frame_messages import Opening
 from protos.errors import InProgressError

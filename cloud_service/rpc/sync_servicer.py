@@ -10,7 +10,7 @@ from typing import Any, Final
 import grpc
 
 from cloud_service.fleet.device_reports import DeviceReport
-from cloud_service.releases.service import ReleaseService
+from cloud_service.fleet.release_service import ReleaseService
 from cloud_service.rpc.calls import current_call
 from cloud_service.rpc.request_checks import checked_request_id
 from partition.release.desired import CHANNEL_PATTERN

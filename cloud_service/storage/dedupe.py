@@ -20,9 +20,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from cloud_service.identity import Identity
 from cloud_service.storage.envelope import Envelope
 from cloud_service.storage.state_store import DEDUPE, StateStore
-from cloud_service.tenancy.identity import Identity
 from protos.errors import InProgressError, RequestIdReusedError
 
 RETRY_AFTER_S = 1.0

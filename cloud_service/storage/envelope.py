@@ -18,8 +18,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from cloud_service.errors import CloudServiceError, StateStoreError
+from cloud_service.storage.private_file import write_private
 from cloud_service.storage.state_store import TENANT_KEYS, insert_once
-from cloud_service.tenancy.pki import write_private
 
 KEY_BYTES = 32
 NONCE_BYTES = 12  # NIST SP 800-38D, section 8.2

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import sqlalchemy as sa
 
+from cloud_service.identity import Identity
 from cloud_service.storage.envelope import Envelope
 from cloud_service.storage.state_store import SESSIONS, insert_once
-from cloud_service.tenancy.identity import Identity
 from partition.extend.frame_messages import Opening, opening_to_message
 
 _PURPOSE = "session"

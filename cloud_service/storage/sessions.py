@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cloud_service.identity import Identity
 from cloud_service.model_card import ModelCard
 from cloud_service.storage.saved_sessions import SavedSession
-from cloud_service.tenancy.identity import Identity
 from partition.errors import ActivationError
 from partition.extend.activations import decode
 from partition.extend.frame_messages import Opening

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +21,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloud_service.errors import PkiError
-from cloud_service.tenancy.identity import Identity, is_label
+from cloud_service.identity import Identity, is_label
+from cloud_service.storage.private_file import write_private
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 397  # what clients of public authorities accept at most
 DEVICE_DAYS = 90
 DEFAULT_HOSTS = ("localhost", "127.0.0.1")
 _CLOCK_SKEW = dt.timedelta(minutes=5)  # a device's clock may be behind ours
-_OWNER_ONLY = 0o600
-_FOLDER_OWNER_ONLY = 0o700
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,22 +209,3 @@ def _write_pair(
         ),
     )
     write_private(pair.certificate, certificate.public_bytes(serialization.Encoding.PEM))
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Create a file that only its owner may read.
-
-    Raises:
-        PkiError: It exists already, or cannot be written.
-    """
-    try:
-        path.parent.mkdir(mode=_FOLDER_OWNER_ONLY, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError as error:
-        raise PkiError(f"{path}: exists already and is never overwritten; name another") from error
-    except OSError as error:
-        raise PkiError(f"{path}: cannot be written ({error.strerror}); free it first") from error

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from cloud_service.config import CloudConfig
 from cloud_service.errors import TenantError
+from cloud_service.identity import LOOPBACK_IDENTITY, Identity, is_label
 from cloud_service.storage.state_store import API_KEYS, TENANTS, USAGE_DAYS, StateStore
 from cloud_service.tenancy.api_keys import ApiKey, pepper_of
-from cloud_service.tenancy.identity import LOOPBACK_IDENTITY, Identity, is_label
 from cloud_service.tenancy.quotas import Quota
 from protos.errors import PermissionDeniedError, UnauthenticatedError
 

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from cloud_service.errors import PkiError
-from cloud_service.tenancy.identity import Identity, is_label
-from cloud_service.tenancy.pki import write_private
+from cloud_service.identity import Identity, is_label
+from cloud_service.storage.private_file import write_private
 from cloud_service.tenancy.roles import Role
 from protos.errors import UnauthenticatedError
 

@@ -229,7 +229,7 @@ class CloudClient:
         Raises:
             WireError: The cloud cannot be reached, or keeps no sessions.
         """
-        from edge_agent.cloud.model_survey import ModelSurvey
+        from edge_agent.extend.model_survey import ModelSurvey
 
         def open_channel(opening: Opening) -> ExtendStream:
             return ExtendStream(self._channel.lend, opening, clock=self._clock)

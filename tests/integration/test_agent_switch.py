@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from cloud_service.config import ReleasesConfig
 from cloud_service.fleet.channels import set_channel
+from cloud_service.fleet.release_service import open_fleet_store
 from cloud_service.fleet.tables import DEVICES
-from cloud_service.releases.service import open_fleet_store
 from edge_agent import EdgeAgent
 from edge_agent.config import EdgeConfig
 from edge_agent.sync.boot import Boot

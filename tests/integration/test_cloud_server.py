@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from cloud_service.identity import Identity
 from cloud_service.rpc.feedback import read_outcomes
 from cloud_service.tenancy import pki
-from cloud_service.tenancy.identity import Identity
 from partition.task import Message, Role
 from partition.text.tokenizer import Tokenizer
 from protos.errors import (

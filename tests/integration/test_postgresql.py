@@ -16,6 +16,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from cloud_service.config import load_config
+from cloud_service.identity import Identity
 from cloud_service.rpc.feedback import read_outcomes, store_outcomes
 from cloud_service.storage.dedupe import Attempt, Dedupe, RequestKey
 from cloud_service.storage.envelope import Envelope
@@ -25,7 +26,6 @@ from cloud_service.storage.state_store import (
     StateStore,
     open_state,
 )
-from cloud_service.tenancy.identity import Identity
 from cloud_service.tenancy.quotas import Quota
 from cloud_service.tenancy.tenants import make_tenants
 from protos.errors import InProgressError, UnavailableError

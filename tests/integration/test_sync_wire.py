@@ -11,8 +11,8 @@ import pytest
 from cloud_service.config import ReleasesConfig
 from cloud_service.fleet.channels import set_channel
 from cloud_service.fleet.fleet import Fleet
+from cloud_service.fleet.release_service import open_fleet_store
 from cloud_service.fleet.rollout import Policy
-from cloud_service.releases.service import open_fleet_store
 from edge_agent.cloud.sync_client import GrpcSyncTransport
 from edge_agent.sync.client import SyncClient, SyncSettings
 from edge_agent.sync.transport import Reported

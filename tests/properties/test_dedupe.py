@@ -16,10 +16,10 @@ from hypothesis.stateful import (
     rule,
 )
 
+from cloud_service.identity import Identity
 from cloud_service.storage.dedupe import Attempt, Dedupe, RequestKey, Stored
 from cloud_service.storage.envelope import Envelope
 from cloud_service.storage.state_store import StateStore, open_state
-from cloud_service.tenancy.identity import Identity
 from protos.errors import InProgressError, RequestIdReusedError
 
 IDENTITIES = st.sampled_from([Identity("a", "one"), Identity("a", "two"), Identity("b", "one")])

@@ -10,8 +10,8 @@ from cloud_service.fleet.device_reports import DeviceReport, record_report
 from cloud_service.fleet.fleet import Fleet, RolloutState
 from cloud_service.fleet.ring_rate import RingRate
 from cloud_service.fleet.rollout import Action, Policy
+from cloud_service.identity import Identity
 from cloud_service.storage.state_store import StateStore
-from cloud_service.tenancy.identity import Identity
 from partition.release.desired import choose_release
 from tests.release_simulator import Publisher
 

@@ -11,8 +11,8 @@ from cryptography import x509
 
 from cloud_service.cli import main
 from cloud_service.errors import PkiError
+from cloud_service.identity import Identity, identity_of
 from cloud_service.tenancy import pki
-from cloud_service.tenancy.identity import Identity, identity_of
 from protos.errors import UnauthenticatedError
 
 SCANNER = Identity(tenant="clinic", device="scanner-1")

@@ -107,8 +107,8 @@ def test_quiet_hours(quiet, now, expected):
 
 
 def test_device_is_called_what_its_certificate_says(tmp_path):
+    from cloud_service.identity import Identity
     from cloud_service.tenancy import pki
-    from cloud_service.tenancy.identity import Identity
 
     pki.create_authority(tmp_path)
     pair = pki.issue_device(tmp_path, Identity(tenant="clinic", device="ct-1"))

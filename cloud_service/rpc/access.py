@@ -6,10 +6,10 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable
 
+from cloud_service.identity import Identity, identity_of
 from cloud_service.metrics import Metrics
 from cloud_service.rpc.calls import Call
 from cloud_service.storage.state_store import StateStore
-from cloud_service.tenancy.identity import Identity, identity_of
 from cloud_service.tenancy.quotas import Meters
 from cloud_service.tenancy.roles import Role, may_call
 from cloud_service.tenancy.tenants import Tenant, Tenants

@@ -20,10 +20,10 @@ from cloud_service.fleet.channels import tenants_of_channels
 from cloud_service.fleet.device_reports import DeviceReport, record_report
 from cloud_service.fleet.fleet import Fleet
 from cloud_service.fleet.rollout import Step
+from cloud_service.identity import Identity
 from cloud_service.releases.publisher import open_repository, reachable_blobs
 from cloud_service.releases.repository import ReleaseRepository
 from cloud_service.storage.state_store import StateStore
-from cloud_service.tenancy.identity import Identity
 from protos.errors import InvalidRequestError, NotFoundError, UnsupportedError, WireError
 
 logger = logging.getLogger(__name__)
