@@ -284,7 +284,7 @@ def test_sigterm_in_mid_answer_goes_on_elsewhere(own_site: Site) -> None:
             )
             thread.start()
             assert told.wait(60)
-            second.process.communicate(timeout=30)
+            second.process.communicate(timeout=60)
             with cloud_process(own_site, *fixed_port_args(port)):
                 thread.join(100)
     assert answers and answers[0].text == "".join(pieces) == expected
