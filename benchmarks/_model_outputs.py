@@ -1,6 +1,7 @@
 """What each model says to each text of a data set, kept on disk, so that everything computed from it is free.
 
-One JSON object a line, in a file named after model, prompt and data; a run that was stopped goes on where it was.
+One JSON object a line, in a file named after task, prompt, model and the build of its stages: another build answers a little
+differently. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from edge_agent.flow import LabelScore, LocalAnswer, Request
 from edge_agent.local_model import LocalModel
+from partition.stages.stage_files import BUILDER_VERSION
 from partition.store.model_store import ModelStore
 from partition.task import Message, Role, Task
 
@@ -97,7 +99,7 @@ def compute_outputs(
 
 
 def _path(model: str, task: Task) -> Path:
-    return CACHE / f"{task.name}-{task.prompt_sha256[:12]}-{model}.jsonl"
+    return CACHE / f"{task.name}-{task.prompt_sha256[:12]}-{model}-build-{BUILDER_VERSION}.jsonl"
 
 
 def _hidden(answer: LocalAnswer) -> NDArray[np.float32]:

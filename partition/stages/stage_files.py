@@ -24,7 +24,7 @@ from partition.weights.weight_source import WeightSource, source_fingerprint
 
 logger = logging.getLogger(__name__)
 
-_BUILDER_VERSION: Final = 10  # raise it whenever the graph of the same weights changes
+BUILDER_VERSION: Final = 10  # raise it whenever the graph of the same weights changes
 _MAX_CONTEXT_TOKENS: Final = 32_768  # the longest rotary tables that a graph carries
 
 
@@ -66,7 +66,7 @@ def build_stage_files(
         "end": stage.end,
         "precision": precision,
         "context_tokens": context_tokens,
-        "builder": _BUILDER_VERSION,
+        "builder": BUILDER_VERSION,
     }
     fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     parent = cache_dir
