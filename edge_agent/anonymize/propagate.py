@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from edge_agent.anonymize.alignment import MatchText
-from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, PARTICLES, STOP, TITLES
+from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, ORDINARY, PARTICLES, STOP, TITLES
 from edge_agent.anonymize.recognizers.chinese_persons import COMPOUND
 from edge_agent.anonymize.span import Span, Step
 from edge_agent.flow import Entity
@@ -33,16 +33,29 @@ _AFTER_TITLE = re.compile(r"(?<![a-z])(?:dr|mr|mrs|ms|sr|sra|dra|prof|dona|seu|d
 def propagate(documents: Sequence[MatchText], spans: Sequence[Iterable[Span]]) -> list[list[Span]]:
     """For each text, further places where something found in any of the texts stands."""
     values: dict[str, Entity] = {}
+    from_addresses: set[str] = set()
     for document, found in zip(documents, spans, strict=True):
         for span in found:
             for value in _values(document, span):
                 if len(values) < _MAX_VALUES:
                     values.setdefault(value, span.entity)
+            if span.entity is Entity.EMAIL:
+                from_addresses.update(_named_in(document.folded[span.start : span.end]))
+    from_addresses -= values.keys()
+    for value in sorted(from_addresses)[: _MAX_VALUES - len(values)]:
+        values[value] = Entity.PERSON
     if not values:
         return [[] for _ in documents]
     alternatives = sorted(values, key=len, reverse=True)
     pattern = re.compile("|".join(_bordered(value) for value in alternatives))
-    return [list(_places(document, pattern, values)) for document in documents]
+    return [list(_places(document, pattern, values, from_addresses)) for document in documents]
+
+
+def _named_in(address: str) -> Iterator[str]:
+    """The words of ``hollis.wyndham@...`` that can only be names."""
+    for part in _PART.findall(address.partition("@")[0]):
+        if len(part) >= _MIN_VALUE and not (part in ORDINARY or part in STOP or part in MEDICAL):
+            yield part
 
 
 def _values(document: MatchText, span: Span) -> Iterator[str]:
@@ -77,12 +90,17 @@ def _bordered(value: str) -> str:
 
 
 def _places(
-    document: MatchText, pattern: re.Pattern[str], values: dict[str, Entity]
+    document: MatchText,
+    pattern: re.Pattern[str],
+    values: dict[str, Entity],
+    from_addresses: set[str],
 ) -> Iterator[Span]:
     text, folded = document.text, document.folded
     for match in pattern.finditer(folded):
         entity = values[re.sub(r"\s+", " ", match.group())]
         value = match.group()
+        if value in from_addresses and not text[match.start()].isupper():
+            continue  # "the radiology desk" beside radiology@...
         if (
             entity is Entity.PERSON
             and " " not in value

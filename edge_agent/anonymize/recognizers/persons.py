@@ -83,6 +83,10 @@ _CAPITALS_BY = re.compile(
 _CAPITALS_COMMA = re.compile(
     r"(?:^|(?<=\n))([A-ZÀ-Þ][A-ZÀ-Þ' -]{1,30}), ([A-ZÀ-Þ][A-ZÀ-Þ'-]+)(?: [A-ZÀ-Þ]\.?)?(?=  |\n|$| \d| \()"
 )
+_SURNAME_INITIAL = re.compile(
+    r"(?<![A-Za-zÀ-ÿ'-])([A-ZÀ-Þ][A-ZÀ-Þ'-]{2,}), [A-Z]\.?(?= *(?:\n|$|[;|)]))"
+)
+_SIGNED = re.compile(r"(?<=\n)[ \t]*((?:[A-ZÀ-Þ][a-zà-ÿ'-]{2,})(?: [A-ZÀ-Þ][A-Za-zÀ-ÿ'-]+)?)\s*\Z")
 _IN_LIST = re.compile(
     r"(?:^|(?<=\n))((?:(?:van|von|de|da|del|la|den|der|dos|al) )*[A-ZÀ-Þ][a-zà-ÿ'][A-Za-zÀ-ÿ'-]*(?: [A-ZÀ-Þ][A-Za-zÀ-ÿ'-]+)?) \d{1,3}[A-Z]? (?:-|:) "
 )
@@ -350,7 +354,7 @@ def _is_lower_name(document: MatchText, start: int, end: int) -> bool:
 
 
 def _capital_names(document: MatchText) -> Iterator[Span]:
-    """Names in reports that are written in capitals, and at the head of a line of a list of patients."""
+    """Names in reports that are written in capitals, at the head of a line of a list of patients, and alone at the end of a letter."""
     text, folded = document.text, document.folded
     for match in _CAPITALS_BY.finditer(text):
         if folded[match.start(1) : match.end(1)] not in _PLAIN:
@@ -358,6 +362,13 @@ def _capital_names(document: MatchText) -> Iterator[Span]:
     for match in _CAPITALS_COMMA.finditer(text):
         if folded[match.start(2) : match.end(2)] not in _PLAIN:
             yield Span(match.start(), match.end(), Entity.PERSON)
+    for match in _SURNAME_INITIAL.finditer(text):
+        if folded[match.start(1) : match.end(1)] not in _PLAIN:
+            yield Span(match.start(), match.end(), Entity.PERSON)
+    if (match := _SIGNED.search(text)) is not None:
+        words = re.findall(r"[^\W\d_]+", folded[match.start(1) : match.end(1)])
+        if not any(word in _PLAIN for word in words):
+            yield Span(match.start(1), match.end(1), Entity.PERSON)
     for match in _IN_LIST.finditer(text):
         words = re.findall(r"[^\W\d_]+", folded[match.start(1) : match.end(1)])
         if not any(word in _PLAIN and word not in PARTICLES for word in words):

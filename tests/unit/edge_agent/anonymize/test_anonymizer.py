@@ -54,6 +54,14 @@ def test_a_name_found_once_is_found_everywhere() -> None:
     assert "[person_1b]" in text  # another wording of the same person
 
 
+def test_an_address_tells_a_name_and_no_ordinary_word() -> None:
+    text = "From: hollis.radiology@example.org\nPlease ask Hollis about the radiology report; Radiology is open."
+    anonymized, _ = rules_only().anonymize(prepared(text))
+    sent = anonymized.messages[0].text
+    assert "Hollis" not in sent and "hollis" not in sent
+    assert "radiology report; Radiology is open." in sent
+
+
 def test_a_longer_chat_keeps_the_surrogates_of_its_shorter_prefix() -> None:
     first, second = "Dr. Pryce saw MRN: 7328161.", "Dr. Tavolieri called 617-555-0142."
     anonymizer = rules_only()
