@@ -365,7 +365,7 @@ def _capital_names(document: MatchText) -> Iterator[Span]:
     for match in _SURNAME_INITIAL.finditer(text):
         if folded[match.start(1) : match.end(1)] not in _PLAIN:
             yield Span(match.start(), match.end(), Entity.PERSON)
-    if (match := _SIGNED.search(text)) is not None:
+    for match in _SIGNED.finditer(text):
         words = re.findall(r"[^\W\d_]+", folded[match.start(1) : match.end(1)])
         if not any(word in _PLAIN for word in words):
             yield Span(match.start(1), match.end(1), Entity.PERSON)
