@@ -71,7 +71,7 @@ def main() -> int:
             console.rule("what the cloud received for one of them")
             show_received(seen, requests)
             console.rule("one request while the cloud is down")
-            is_delivered = show_outage(agent, cloud, requests)
+            is_delivered = show_outage(agent, cloud, seen, requests)
         captures = wiretap.captures
     console.rule("what crossed the wire")
     leaked = leaks(captures, identifiers)
@@ -298,16 +298,21 @@ def show_received(seen: list[Seen], requests: list[Request]) -> None:
                 console.print(message.text, markup=False)
 
 
-def show_outage(agent: EdgeAgent, cloud: CloudProcess, requests: list[Request]) -> bool:
-    """Ask once while the cloud is down, start it again, and wait for the better answer."""
+def show_outage(
+    agent: EdgeAgent, cloud: CloudProcess, seen: list[Seen], requests: list[Request]
+) -> bool:
+    """Ask again what the device was least sure of, while the cloud is down; start it, and wait for the better answer."""
     from protos.request_id import new_request_id
 
-    sample = next(
-        request for request in requests if request.task == "report-impression" or request.text
-    )
+    by_name = {request.reference: request for request in requests}
+    unsure = [item for item in seen if item.answer.route is Route.CLOUD and by_name[item.name].text]
+    if not unsure:
+        console.print("[red]no request went to the cloud")
+        return False
+    chosen = by_name[min(unsure, key=lambda item: item.answer.confidence or 0.0).name]
     cloud.stop()
     console.print("cloud stopped")
-    request = Request(id=new_request_id(), task="report-impression", text=sample.text)
+    request = Request(id=new_request_id(), task=chosen.task, text=chosen.text)
     answer = agent.ask(request)
     console.print(f"{answer.route.value}: {answer.reason}")
     if answer.route is not Route.QUEUED:
