@@ -11,40 +11,11 @@ import hmac
 import re
 from dataclasses import dataclass
 
+from edge_agent.anonymize.months import MONTHS
 from partition.text.fold import fold
 
 _MAX_WEEKS = 520  # ten years back
 MAX_CHARACTERS = 24  # of a shifted date; what a stream holds back at most
-_MONTHS = {
-    "en": [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-    ],
-    "pt": [
-        "janeiro",
-        "fevereiro",
-        "março",
-        "abril",
-        "maio",
-        "junho",
-        "julho",
-        "agosto",
-        "setembro",
-        "outubro",
-        "novembro",
-        "dezembro",
-    ],
-}
 _NAME = r"(?P<name>[^\W\d_]{3,12})(?P<dot>\.?)"
 _DAY, _MONTH, _YEAR = r"(?P<day>\d{1,2})", r"(?P<month>\d{1,2})", r"(?P<year>\d{4}|\d{2})"
 _WRITINGS = tuple(
@@ -127,7 +98,7 @@ def _written(match: re.Match[str], moved: datetime.date, month_first: bool) -> s
 
 def _month_number(name: str) -> int:
     """1 to 12, or 0 when it is no month."""
-    for months in _MONTHS.values():
+    for months in MONTHS.values():
         for number, month in enumerate(months, start=1):
             if fold(name) in (fold(month), fold(month)[:3]):
                 return number
@@ -138,7 +109,7 @@ def _month_name(like: str, number: int) -> str:
     """The month in the language, length and case of another's name."""
     months = next(
         names
-        for names in _MONTHS.values()
+        for names in MONTHS.values()
         if any(fold(like) in (fold(m), fold(m)[:3]) for m in names)
     )
     name = months[number - 1]

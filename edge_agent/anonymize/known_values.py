@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText, align
 from edge_agent.anonymize.lexicon import COMMON_NAMES, PARTICLES, STOP
+from edge_agent.anonymize.months import MONTHS
 from edge_agent.anonymize.span import Span, Step
 from edge_agent.flow import Entity, KnownValue
 from partition.text.fold import fold
@@ -38,36 +39,7 @@ _PLACEHOLDERS = frozenset(
     ]
 )
 _PART = re.compile(r"[^\W\d_]+|[0-9]+")
-_MONTHS = (
-    [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-    ],
-    [
-        "janeiro",
-        "fevereiro",
-        "marco",
-        "abril",
-        "maio",
-        "junho",
-        "julho",
-        "agosto",
-        "setembro",
-        "outubro",
-        "novembro",
-        "dezembro",
-    ],
-)
+_MONTHS = tuple([fold(name) for name in names] for names in MONTHS.values())
 _FUZZY_LETTERS = 6  # one edit is allowed in a name part of so many letters or more
 _MIN_CODE = 4
 _SEPARATORS = r"[ ./_\-^,]{0,3}"
