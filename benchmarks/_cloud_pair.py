@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +15,7 @@ import grpc
 import numpy as np
 import platformdirs
 
+from benchmarks._service_process import service_process
 from benchmarks._shaped_link import ShapedLink
 from cloud_service.identity import Identity
 from cloud_service.tenancy import pki
@@ -339,32 +337,12 @@ def cloud_pair(model: str, *, dtype: str = "auto") -> Iterator[CloudPair]:
         root = Path(folder)
         pki.create_authority(root)
         pki.issue_device(root, DEVICE)
-        config = root / "cloud.toml"
-        config.write_text(
-            "[tls]\ncertificate = 'server.crt'\nkey = 'server.key'\nclient_authority = 'ca.crt'\n"
-            f"[engine]\nkv_mib = 256\n[model]\nthreads = 1\ndtype = '{dtype}'\n[state]\ndirectory = 'state'\n"
+        sections = (
+            f"[engine]\nkv_mib = 256\n[model]\nthreads = 1\ndtype = '{dtype}'\n"
             f"[drain]\nbalancer_s = 0.0\nfinish_s = 1.0\n[tenants]\nadmitted = ['{DEVICE.tenant}']\n"
         )
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from cloud_service.cli import main; sys.exit(main())",
-        ]
-        command += ["serve", "--config", str(config), "--listen", "127.0.0.1:0", "--model", model]
-        service = subprocess.Popen(  # noqa: S603  # our own module
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        try:
-            assert service.stdout is not None
-            ready = json.loads(service.stdout.readline())
-            yield CloudPair(root, int(str(ready["address"]).rpartition(":")[2]))
-        finally:
-            service.terminate()
-            service.communicate(timeout=30)
+        with service_process(root, model, sections) as service:
+            yield CloudPair(root, int(service.address.rpartition(":")[2]))
 
 
 def no_drafts(costs: RoundCosts) -> RoundCosts:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +12,7 @@ from pathlib import Path
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks._service_process import service_process
 from cloud_service.identity import Identity
 from cloud_service.tenancy import pki
 
@@ -66,30 +63,9 @@ def served_cloud(model: str, *, sections: str = "") -> Iterator[ServedCloud]:
         pki.create_authority(root)
         for tenant in TENANTS:
             pki.issue_device(root, Identity(tenant=tenant, device="device-1"))
-        config = root / "cloud.toml"
-        config.write_text(
-            "[tls]\ncertificate = 'server.crt'\nkey = 'server.key'\nclient_authority = 'ca.crt'\n"
-            "[model]\nthreads = 1\n[state]\ndirectory = 'state'\n"
-            f"[tenants]\nadmitted = {list(TENANTS)}\n"
-            "[tenants.default_quota]\nrequests_per_s = 0\nconcurrent_calls = 0\n" + sections
+        own = (
+            f"[model]\nthreads = 1\n[tenants]\nadmitted = {list(TENANTS)}\n"
+            "[tenants.default_quota]\nrequests_per_s = 0\nconcurrent_calls = 0\n"
         )
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from cloud_service.cli import main; sys.exit(main())",
-        ]
-        command += ["serve", "--config", str(config), "--listen", "127.0.0.1:0", "--model", model]
-        service = subprocess.Popen(  # noqa: S603  # our own module
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        try:
-            assert service.stdout is not None
-            ready = json.loads(service.stdout.readline())
-            yield ServedCloud(root, ready["address"], ready["metrics"], service.pid)
-        finally:
-            service.terminate()
-            service.communicate(timeout=30)
+        with service_process(root, model, own + sections) as service:
+            yield ServedCloud(root, service.address, service.metrics, service.pid)
