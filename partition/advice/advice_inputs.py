@@ -174,10 +174,7 @@ def load_inputs(path: Path | None = None) -> AdviceInputs:
     Raises:
         ProfileError: The file is missing, no TOML, or has a wrong key or value; the message names file and key.
     """
-    shipped = (
-        resources.files("partition.advice").joinpath("prices.toml").read_text(encoding="utf-8")
-    )
-    document = tomllib.loads(shipped)
+    document = tomllib.loads(shipped_inputs_text())
     if path is not None:
         try:
             document = _laid_over(document, tomllib.loads(path.read_text(encoding="utf-8")))

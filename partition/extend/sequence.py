@@ -7,13 +7,14 @@ repeated one costs no work. What a frame carries and what a reply commits is eac
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence, Set
 
 from partition.errors import FrameError
 from partition.extend.frames import Extend, Extended, NeedPrefill, Reply, Stale
 
 
-class DeviceSequence:
+class DeviceSequence(ABC):
     """The device's side of one answer. Not thread-safe.
 
     Args:
@@ -96,9 +97,9 @@ class DeviceSequence:
         self._round += 1
         return self._round
 
+    @abstractmethod
     def _commit(self, frame: Extend, reply: Extended) -> tuple[int, ...]:
         """Check a reply to ``frame``, and add what it says to the ids and to ``cloud_len``."""
-        raise NotImplementedError
 
 
 class CloudSequence:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,42 +115,41 @@ def profile(
 
 
 def _measure(source: WeightSource, name: str, *, threads: int, precision: Precision) -> Measurement:
-    spec = source.spec
-    stage = _stage(source, None, threads=threads, precision=precision)
-    try:
-        with share_bar(f"measuring {name}") as on_progress:
-            return Profiler(
-                stage,
-                sizes_of(spec, precision),
-                clock=time.perf_counter,
-                max_tokens=stage.context_tokens,
-                on_progress=on_progress,
-            ).measure(Path(name).name)
-    finally:
-        stage.close()
+    with _profiler(source, None, f"measuring {name}", threads, precision) as profiler:
+        return profiler.measure(Path(name).name)
 
 
 def _measure_half(
     source: WeightSource, name: str, *, threads: int, precision: Precision
 ) -> Measurement:
     """Layers of the cloud's model on this machine: half of them stand for all, they are alike."""
-    spec = source.spec
-    half = max(1, spec.num_layers // 2)
-    stage = _stage(
-        source,
-        StageRange(start=0, end=half, num_layers=spec.num_layers),
-        threads=threads,
-        precision=precision,
-    )
+    num_layers = source.spec.num_layers
+    half = max(1, num_layers // 2)
+    layers = StageRange(start=0, end=half, num_layers=num_layers)
+    label = f"measuring {half} layers of {name}"
+    with _profiler(source, layers, label, threads, precision) as profiler:
+        return profiler.measure_layers(Path(name).name, num_layers=half)
+
+
+@contextmanager
+def _profiler(
+    source: WeightSource,
+    layers: StageRange | None,
+    label: str,
+    threads: int,
+    precision: Precision,
+) -> Iterator[Profiler]:
+    """A profiler of some layers, or of the whole model; shows its progress, and frees the stage."""
+    stage = _stage(source, layers, threads=threads, precision=precision)
     try:
-        with share_bar(f"measuring {half} layers of {name}") as on_progress:
-            return Profiler(
+        with share_bar(label) as on_progress:
+            yield Profiler(
                 stage,
-                sizes_of(spec, precision),
+                sizes_of(source.spec, precision),
                 clock=time.perf_counter,
                 max_tokens=stage.context_tokens,
                 on_progress=on_progress,
-            ).measure_layers(Path(name).name, num_layers=half)
+            )
     finally:
         stage.close()
 
