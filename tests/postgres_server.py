@@ -33,12 +33,12 @@ def _binaries() -> Path | None:
     return None
 
 
-def _user() -> int | None:
+def _user() -> pwd.struct_passwd | None:
     if os.geteuid() != 0:
         return None
     for name in _USERS:
         with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name).pw_uid
+            return pwd.getpwnam(name)
     return None
 
 
@@ -53,13 +53,15 @@ def postgres_server() -> Iterator[str]:
     root = Path(tempfile.mkdtemp(prefix="tandem-pg-"))
     data, port = root / "data", free_port()
     if user is not None:
-        os.chown(root, user, -1)
+        os.chown(root, user.pw_uid, -1)
+    # Not subprocess's own `user`: it makes Python fork, and gRPC's threads then crash in the child.
+    become = [] if user is None else ["setpriv", f"--reuid={user.pw_uid}", "--clear-groups"]
 
     def run(*command: str) -> None:
         done = subprocess.run(
-            command, check=False, user=user, cwd=root, capture_output=True, text=True, timeout=120
+            [*become, *command], check=False, cwd=root, capture_output=True, text=True, timeout=120
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == 0, f"exit {done.returncode}: {done.stdout}{done.stderr}"
 
     initdb = [
         str(binaries / "initdb"),
