@@ -6,12 +6,12 @@ Labels are few and closed: methods, gRPC codes, kinds, routes, steps, entities, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from edge_agent.flow import Answer
-    from edge_agent.outbox.items import Kind
 
+_Kind = TypeVar("_Kind", bound=str)  # of the outbox, which stands above this
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _CALL_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -109,10 +109,10 @@ class Metrics:
         """Count a channel that took another's place."""
         self._swaps.inc()
 
-    def outbox_counted(self, depth: Mapping[Kind, int], *, oldest_s: float) -> None:
+    def outbox_counted(self, depth: Mapping[_Kind, int], *, oldest_s: float) -> None:
         """Set how many items of each kind wait, and how long the oldest has waited."""
         for kind, number in depth.items():
-            self._outbox_depth.labels(kind.value).set(number)
+            self._outbox_depth.labels(str(kind)).set(number)
         self._outbox_oldest.set(oldest_s)
 
     def outbox_died(self, number: int = 1) -> None:

@@ -10,6 +10,7 @@ import re
 
 from edge_agent.errors import InputError
 from edge_agent.flow import KnownValue, Prepared, Request
+from edge_agent.placeholders import is_placeholder
 from partition.task import Message, Role, Task
 
 PREPROCESS_VERSION = (
@@ -21,36 +22,6 @@ MAX_ID_CHARACTERS = 256
 MAX_STOPS = 16
 MAX_KNOWN_VALUES = 1024
 MAX_KNOWN_CHARACTERS = 1024
-PLACEHOLDERS = frozenset(
-    [
-        "anon",
-        "anonym",
-        "anonymous",
-        "anonymized",
-        "anonymised",
-        "deidentified",
-        "de-identified",
-        "test",
-        "tester",
-        "unknown",
-        "none",
-        "null",
-        "nil",
-        "na",
-        "n/a",
-        "no",
-        "name",
-        "noname",
-        "patient",
-        "removed",
-        "redacted",
-        "xxx",
-        "xxxx",
-        "0",
-        "00000000",
-        "19000101",
-    ]
-)
 
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _SEPARATORS = re.compile(
@@ -112,13 +83,6 @@ def clean_text(text: str) -> str:
     text = _LINE_ENDS.sub("\n", text.removeprefix("\ufeff"))
     text = _CONTROLS.sub("", _SEPARATORS.sub(" ", text))
     return _LONE_SURROGATES.sub("\ufffd", text)
-
-
-def is_placeholder(value: str) -> bool:
-    """Whether a value only stands where an identifier would be, such as ``ANONYMOUS``."""
-    words = re.split(r"[\s^=,._-]+", value.casefold())
-    letters = [word for word in words if word]
-    return all(word in PLACEHOLDERS or set(word) == {"0"} for word in letters)
 
 
 def _clean_messages(said: tuple[Message, ...], task: Task) -> tuple[Message, ...]:

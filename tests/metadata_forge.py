@@ -19,7 +19,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from edge_agent.sync.transport import BlobChunk, Reported
+from edge_agent.cloud.sync_transport import BlobChunk, Reported
 from partition.release.desired import Desired
 from protos.errors import NotFoundError, UnavailableError, WireError
 

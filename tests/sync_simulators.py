@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloud_service.releases.repository import ReleaseRepository
+from edge_agent.cloud.sync_transport import BlobChunk, Reported
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.download import Pace
 from edge_agent.sync.gate import GateVerdict
-from edge_agent.sync.transport import BlobChunk, Reported
 from partition.release.manifest import Manifest
 from protos.errors import NotFoundError, UnavailableError
 

@@ -14,8 +14,8 @@ from typing import Any
 import grpc
 
 from edge_agent.cloud.channel import ChannelSettings, CloudChannel, TlsFiles
+from edge_agent.cloud.sync_transport import BlobChunk, Reported
 from edge_agent.metrics import Metrics
-from edge_agent.sync.transport import BlobChunk, Reported
 from protos.errors import UnavailableError, WireError, from_rpc_error
 from protos.sync.v1 import sync_pb2, sync_pb2_grpc
 
@@ -26,7 +26,7 @@ _SERVICE = "tandem.sync.v1.SyncService"
 
 
 class GrpcSyncTransport:
-    """Fills :class:`edge_agent.sync.transport.SyncTransport`. Connects at the first call; close it."""
+    """Fills :class:`edge_agent.cloud.sync_transport.SyncTransport`. Connects at the first call; close it."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from edge_agent.dicom.profile import CLEAN_PIXEL_DATA, METHODS, REPLACEMENT, Act
 from edge_agent.dicom.reader import PARSE_ERRORS, BoundedFile, silence_pydicom
 from edge_agent.errors import InputError, OutputError
 from edge_agent.flow import Entity
-from edge_agent.preprocess import is_placeholder
+from edge_agent.placeholders import is_placeholder
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset

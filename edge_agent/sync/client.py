@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent.cloud.sync_transport import Reported, SyncTransport
 from edge_agent.sync.boot import JOURNAL
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.download import Pace
@@ -30,7 +31,6 @@ from edge_agent.sync.records import ReleaseRecord, Running, State
 from edge_agent.sync.release_files import ReleaseFiles
 from edge_agent.sync.reports import ReportQueue
 from edge_agent.sync.store import ReleaseStore
-from edge_agent.sync.transport import Reported, SyncTransport
 from edge_agent.sync.trust import Release, TrustedRepository
 from partition.release.desired import Desired, choose_release
 from partition.release.manifest import Manifest, runs_on

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from edge_agent.cloud.sync_transport import SyncTransport
 from edge_agent.sync.errors import NotReachableError, RefusedError
 from edge_agent.sync.store import ReleaseStore
-from edge_agent.sync.transport import SyncTransport
 from partition.release.manifest import PART_BYTES, Blob
 from protos.errors import NotFoundError, WireError
 

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from edge_agent.cloud.sync_transport import SyncTransport
 from edge_agent.sync.download import Pace, fetch_blob
 from edge_agent.sync.errors import RefusedError
 from edge_agent.sync.store import ReleaseStore
-from edge_agent.sync.transport import SyncTransport
 from partition.release.manifest import Blob, BundleFile, FileDelta, Manifest
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from pydantic import TypeAdapter
 
+from edge_agent.cloud.sync_transport import Reported, SyncTransport
 from edge_agent.sync.journal import Journal
-from edge_agent.sync.transport import Reported, SyncTransport
 from protos.errors import WireError
 from protos.request_id import new_request_id
 

@@ -29,10 +29,10 @@ from tuf.api.exceptions import (
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from tuf.ngclient import FetcherInterface, Updater
 
+from edge_agent.cloud.sync_transport import SyncTransport
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.errors import NotReachableError, RefusedError
 from edge_agent.sync.records import Floor
-from edge_agent.sync.transport import SyncTransport
 from partition.errors import ManifestError
 from partition.release.desired import (
     MAX_DESIRED_BYTES,

@@ -18,9 +18,9 @@ from partition.errors import PartitionError
 from protos.errors import WireError
 
 if TYPE_CHECKING:
+    from edge_agent.cloud.sync_transport import SyncTransport
     from edge_agent.config import EdgeConfig, SyncConfig
     from edge_agent.sync.client import SyncClient
-    from edge_agent.sync.transport import SyncTransport
 
 logger = logging.getLogger(__name__)
 

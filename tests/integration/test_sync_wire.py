@@ -14,8 +14,8 @@ from cloud_service.fleet.fleet import Fleet
 from cloud_service.fleet.release_service import open_fleet_store
 from cloud_service.fleet.rollout import Policy
 from edge_agent.cloud.sync_client import GrpcSyncTransport
+from edge_agent.cloud.sync_transport import Reported
 from edge_agent.sync.client import SyncClient, SyncSettings
-from edge_agent.sync.transport import Reported
 from protos.errors import (
     InvalidRequestError,
     NotFoundError,

@@ -2,12 +2,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_agent.cloud.sync_transport import BlobChunk
 from edge_agent.sync.boot import start
 from edge_agent.sync.disk import Disk
 from edge_agent.sync.download import Pace, fetch_blob
 from edge_agent.sync.errors import NotReachableError, RefusedError
 from edge_agent.sync.store import ReleaseStore
-from edge_agent.sync.transport import BlobChunk
 from partition.release.delta import CODEC, make_delta
 from partition.release.manifest import PART_BYTES, Blob, FileDelta, describe_blob
 from tests.sync_simulators import SimulatedCloud, no_waiting
