@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ CLOUD_MODEL = "qwen2.5-coder-0.5b-instruct"
 TENANT, DEVICE = "demo-hospital", "scanner-1"
 START_S = 240.0  # a cold start reads and unpacks the large model
 DELIVERY_S = 120.0
+AT_ONCE = 4  # requests; the cloud works on them in one batch
 PYDICOM = "pydicom:"  # prefix of a file that pydicom ships
 
 console = Console(width=160 if not sys.stdout.isatty() else None)
@@ -67,9 +69,9 @@ def main() -> int:
         config = write_config(folder, wiretap.target, cloud.pki)
         with EdgeAgent.from_config(config) as agent:
             console.rule("requests")
-            seen = answer_all(agent, requests, wiretap)
+            seen = answer_all(agent, requests)
             console.rule("what the cloud received for one of them")
-            show_received(seen, requests)
+            show_received(seen, requests, wiretap.captures)
             console.rule("one request while the cloud is down")
             is_delivered = show_outage(agent, cloud, seen, requests)
         captures = wiretap.captures
@@ -98,11 +100,10 @@ def main() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request, its answer, and what was captured meanwhile."""
+    """One request and its answer."""
 
     name: str
     answer: Answer
-    captures: tuple[Capture, ...]
 
 
 class CloudProcess:
@@ -235,8 +236,8 @@ def read_requests(path: Path, folder: Path) -> list[Request]:
     return requests
 
 
-def answer_all(agent: EdgeAgent, requests: list[Request], wiretap: Wiretap) -> list[Seen]:
-    """Answer every sample and print the table."""
+def answer_all(agent: EdgeAgent, requests: list[Request]) -> list[Seen]:
+    """Answer every sample, some at once, and print the table."""
     table = Table(expand=True)
     for heading in (
         "request",
@@ -254,33 +255,38 @@ def answer_all(agent: EdgeAgent, requests: list[Request], wiretap: Wiretap) -> l
             justify="right" if heading in {"conf.", "replaced", "sent B"} else "left",
         )
     seen: list[Seen] = []
-    for request in track(
-        requests, description="answering", console=Console(stderr=True), transient=True
-    ):
-        before = len(wiretap.captures)
-        answer = agent.ask(request)
-        seen.append(Seen(request.reference, answer, wiretap.captures[before:]))
-        steps = " ".join(f"{name}={ms:.0f}" for name, ms in answer.latency_ms.items() if ms >= 0.5)
-        table.add_row(
-            request.reference,
-            request.task,
-            answer.route.value,
-            "-" if answer.confidence is None else f"{answer.confidence:.2f}",
-            str(sum(answer.num_replaced.values())),
-            str(answer.sent_bytes),
-            steps,
-            answer.reason,
-        )
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for request, answer in track(
+            zip(requests, threads.map(agent.ask, requests), strict=True),
+            description="answering",
+            total=len(requests),
+            console=Console(stderr=True),
+            transient=True,
+        ):
+            seen.append(Seen(request.reference, answer))
+            steps = " ".join(
+                f"{name}={ms:.0f}" for name, ms in answer.latency_ms.items() if ms >= 0.5
+            )
+            table.add_row(
+                request.reference,
+                request.task,
+                answer.route.value,
+                "-" if answer.confidence is None else f"{answer.confidence:.2f}",
+                str(sum(answer.num_replaced.values())),
+                str(answer.sent_bytes),
+                steps,
+                answer.reason,
+            )
     console.print(table)
     return seen
 
 
-def show_received(seen: list[Seen], requests: list[Request]) -> None:
+def show_received(seen: list[Seen], requests: list[Request], captures: tuple[Capture, ...]) -> None:
     """Print one escalated request as its author wrote it, and as it arrived."""
     from protos.inference.v1 import inference_pb2
 
     by_name = {request.reference: request for request in requests}
-    escalated = [item for item in seen if item.answer.route is Route.CLOUD and item.captures]
+    escalated = [item for item in seen if item.answer.route is Route.CLOUD]
     if not escalated:
         console.print("no request went to the cloud")
         return
@@ -290,12 +296,13 @@ def show_received(seen: list[Seen], requests: list[Request]) -> None:
     console.print(
         request.text or "\n".join(message.text for message in request.messages), markup=False
     )
-    for capture in chosen.captures:
+    for capture in captures:
         if capture.method.endswith("/Generate") and not capture.is_metadata:
             received = inference_pb2.GenerateRequest.FromString(capture.data)
-            console.print(f"[bold]{chosen.name}, in the cloud ({len(capture.data)} bytes):")
-            for message in received.messages:
-                console.print(message.text, markup=False)
+            if received.request_id == chosen.answer.request_id:
+                console.print(f"[bold]{chosen.name}, in the cloud ({len(capture.data)} bytes):")
+                for message in received.messages:
+                    console.print(message.text, markup=False)
 
 
 def show_outage(
