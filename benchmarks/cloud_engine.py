@@ -1,23 +1,27 @@
 """The cloud's engine beside transformers: generate one by one, and its own continuous batching. Same model, same machine.
 
 Clients send prompts of mixed length, half of them with a beginning they share, and all of them at once; every answer has the
-same number of tokens, so that tokens a second compare. Each engine has run once before it is measured; they take turns.
+same number of tokens, so that tokens a second compare. Each engine has run once before it is measured; they take turns, each
+in a process of its own, because OpenMP's helpers of one would slow down the other's.
 """
 
 from __future__ import annotations
 
-import copy
+import multiprocessing
 import random
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.line import Line, Options
 
 MODEL = "smollm2-135m-instruct"
+CLIENTS = (16, 4, 1)
 PROMPT_TOKENS = (32, 256)
 SHARED_TOKENS = 96  # the beginning that half of the prompts have in common
 NUM_TOKENS = 32  # of an answer
@@ -28,7 +32,70 @@ Prompts = list[tuple[int, ...]]
 
 
 def run(options: Options) -> Iterator[Line]:
-    """Measure 1, 4 and 16 clients."""
+    """Measure 16, 4 and 1 clients."""
+    names = {
+        "ours": "tandem",
+        "sequential": f"transformers generate {version('transformers')}",
+        "batching": f"transformers continuous batching {version('transformers')}",
+    }
+    chance = random.Random(0)  # noqa: S311  # prompts, not keys
+    runs = 1 if options.quick else 3
+    with ExitStack() as stack:
+        engines = {kind: stack.enter_context(_engine(kind)) for kind in names}
+        ours, *peers = engines.values()
+        for num_clients in CLIENTS:
+            seconds: dict[str, list[float]] = {kind: [] for kind in engines}
+            for at in range(runs + 1):
+                prompts = _prompts(num_clients, ours.vocabulary_size, chance)
+                for kind, engine in engines.items():
+                    took_s = engine.answer(prompts)
+                    if at:  # the first is for warmth
+                        seconds[kind].append(took_s)
+            total = num_clients * NUM_TOKENS
+            rates = {kind: total / statistics.median(took) for kind, took in seconds.items()}
+            for peer in peers:
+                yield Line(
+                    case=f"generate {num_clients} clients {MODEL} {ours.machine}",
+                    ours=rates["ours"],
+                    theirs=rates[peer.kind],
+                    unit="tokens/s",
+                    runs=runs,
+                    peer=names[peer.kind],
+                )
+
+
+class _Engine:
+    """One of them, in its process."""
+
+    def __init__(self, kind: str, pipe: Connection) -> None:
+        self.kind = kind
+        self._pipe = pipe
+        self.machine, self.vocabulary_size = pipe.recv()
+
+    def answer(self, prompts: Prompts) -> float:
+        """Answer all of them; seconds."""
+        self._pipe.send(prompts)
+        took_s: float = self._pipe.recv()
+        return took_s
+
+
+@contextmanager
+def _engine(kind: str) -> Iterator[_Engine]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(kind, there), daemon=True)
+    process.start()
+    there.close()
+    try:
+        yield _Engine(kind, here)
+    finally:
+        here.close()
+        process.terminate()
+        process.join()
+
+
+def _serve(kind: str, pipe: Connection) -> None:
+    """Run one engine on what comes in, until the other end is closed."""
     import torch
 
     from cloud_service.config import ModelConfig
@@ -36,43 +103,24 @@ def run(options: Options) -> Iterator[Line]:
     from cloud_service.engine.model import load_model
 
     model = load_model(ModelConfig(name=MODEL))
-    module, dtype = model.module, str(model.module.dtype).removeprefix("torch.")
-    peers = {
-        f"transformers generate {version('transformers')}": _Sequential(copy.deepcopy(module)),
-        f"transformers continuous batching {version('transformers')}": _PeerBatching(
-            copy.deepcopy(module)
-        ),
-    }
-    engine = BatchingEngine(module, EngineLimits(step_tokens=STEP_TOKENS))
-    ours = _Ours(engine)
-    chance = random.Random(0)  # noqa: S311  # prompts, not keys
-    runs = 1 if options.quick else 3
-    try:
-        for num_clients in (1, 4, 16):
-            for name, peer in peers.items():
-                pairs = []
-                for at in range(runs + 1):
-                    prompts = _prompts(num_clients, model.card.vocabulary_size, chance)
-                    pair = (_timed(ours, prompts), _timed(peer, prompts))
-                    if at:  # the first is for warmth
-                        pairs.append(pair)
-                total = num_clients * NUM_TOKENS
-                yield Line(
-                    case=f"generate {num_clients} clients {MODEL} {dtype} {torch.get_num_threads()} threads",
-                    ours=total / statistics.median(pair[0] for pair in pairs),
-                    theirs=total / statistics.median(pair[1] for pair in pairs),
-                    unit="tokens/s",
-                    runs=runs,
-                    peer=name,
-                )
-    finally:
-        engine.close()
-
-
-def _timed(answer: Callable[[Prompts], None], prompts: Prompts) -> float:
-    started_s = time.perf_counter()
-    answer(prompts)
-    return time.perf_counter() - started_s
+    dtype = str(model.module.dtype).removeprefix("torch.")
+    machine = f"{model.module.device.type} {dtype} {torch.get_num_threads()} threads"
+    answer: Callable[[Prompts], None]
+    if kind == "ours":
+        answer = _Ours(BatchingEngine(model.module, EngineLimits(step_tokens=STEP_TOKENS)))
+    elif kind == "sequential":
+        answer = _Sequential(model.module)
+    else:
+        answer = _PeerBatching(model.module)
+    pipe.send((machine, model.card.vocabulary_size))
+    while True:
+        try:
+            prompts = pipe.recv()
+        except EOFError:
+            return
+        started_s = time.perf_counter()
+        answer(prompts)
+        pipe.send(time.perf_counter() - started_s)
 
 
 def _prompts(count: int, vocabulary_size: int, chance: random.Random) -> Prompts:

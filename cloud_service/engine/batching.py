@@ -17,20 +17,13 @@ from typing import Any
 import torch
 
 from cloud_service.engine.admission import Admission
+from cloud_service.engine.forward import ForwardPass
 from cloud_service.engine.job import Job, JobEnd
 from cloud_service.engine.kv_blocks import BLOCK_TOKENS, BlockPool
-from cloud_service.engine.packed_linear import pack_linears
-from cloud_service.engine.paged_attention import (
-    STEP_ARGUMENT,
-    AttentionStep,
-    PagedMemory,
-    Span,
-    install_paged_attention,
-)
+from cloud_service.engine.passing_thread import in_passing
 from cloud_service.engine.programs import GenerateProgram, Report, ScoreProgram
 from cloud_service.engine.scheduler import Scheduler, Share
 from cloud_service.engine.sequence import Branch, Owner, Program, Rows, Sequence
-from cloud_service.engine.tail import tail_of
 from protos.errors import QuotaExceededError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -85,21 +78,17 @@ class BatchingEngine:
         Raises:
             MemoryError: ``kv_bytes`` does not hold one block.
         """
-        install_paged_attention(module)
-        pack_linears(module)
-        self._module = module
+        self._forward = in_passing(lambda: ForwardPass(module, limits.kv_bytes))
         self._limits = limits
         self._on_step = on_step
-        self._memory = _make_memory(module, limits.kv_bytes)
         self._scheduler = Scheduler(
-            BlockPool(self._memory.data.shape[1]),
+            BlockPool(self._forward.num_blocks),
             max_sequences=limits.max_sequences,
             step_tokens=limits.step_tokens,
             weights=weights,
         )
         self._num_told = 0  # preemptions
         self._admission = Admission(limits.max_sequences)
-        self._stages: dict[int, Any] = {0: module}  # by first layer; they share all weights
         self._numbers = itertools.count()
         self._jobs: dict[int, tuple[Job, Owner]] = {}  # by number of arrival, of the thread
         self._box: list[Callable[[], None]] = []
@@ -300,7 +289,7 @@ class BatchingEngine:
             if owner.first_step_s is None:
                 owner.first_step_s = started_s
         try:
-            logits, greedy_ids = self._forward(shares)
+            results = self._forward.run(shares)
         except (RuntimeError, ValueError, IndexError, MemoryError) as error:
             # Out of memory, or a model that does what the interface does not foresee; the text may hold content.
             logger.error("a step failed: %s", type(error).__name__)
@@ -309,17 +298,13 @@ class BatchingEngine:
             return
         seconds = time.monotonic() - started_s
         num_tokens = sum(share.num_tokens for share in shares)
-        row = 0
-        for share in shares:
+        for share, rows in zip(shares, results, strict=True):
             sequence = share.sequence
             sequence.owner.compute_s += seconds * share.num_tokens / num_tokens
-            wanted = sequence.wanted_of(share.num_tokens)
             self._scheduler.computed(share)
             if sequence.hidden is not None:
                 sequence.hidden = sequence.hidden[share.num_tokens :]
-            own, own_ids = logits[row : row + wanted], greedy_ids[row : row + wanted]
-            row += wanted
-            self._advance(sequence, own, own_ids)
+            self._advance(sequence, rows)
         if self._on_step is not None:
             preempted, self._num_told = self.num_preemptions - self._num_told, self.num_preemptions
             report = StepReport(
@@ -330,50 +315,13 @@ class BatchingEngine:
             )
             self._on_step(report)
 
-    def _forward(self, shares: tuple[Share, ...]) -> tuple[torch.Tensor, list[int]]:
-        """Run one step; returns the wanted rows of all shares in their order, and the likeliest id of each."""
-        ids: list[int] = []
-        wanted: list[int] = []
-        spans = []
-        for share in shares:
-            sequence = share.sequence
-            start = sequence.num_computed
-            ids += sequence.ids[start : start + share.num_tokens]
-            wanted += range(len(ids) - sequence.wanted_of(share.num_tokens), len(ids))
-            spans.append(Span(start, share.num_tokens, sequence.blocks))
-        step = AttentionStep(self._memory, spans)
-        device = self._memory.data.device
-        stage_start = shares[0].sequence.stage_start
-        if stage_start:
-            pieces = [share.sequence.hidden[: share.num_tokens] for share in shares]  # type: ignore[index]
-            inputs = {"inputs_embeds": torch.cat(pieces)[None].to(device, self._memory.data.dtype)}
-        else:
-            inputs = {"input_ids": torch.tensor([ids], device=device)}
-        output = self._stage(stage_start)(
-            **inputs,
-            position_ids=step.positions[None],
-            use_cache=False,
-            logits_to_keep=torch.tensor(wanted, device=device, dtype=torch.long),
-            **{STEP_ARGUMENT: step},
-        )
-        logits: torch.Tensor = output.logits[0]
-        return logits, logits.argmax(-1).tolist()
-
-    def _stage(self, start: int) -> Any:
-        if start not in self._stages:
-            self._stages[start] = tail_of(self._module, start)
-        return self._stages[start]
-
-    def _advance(self, sequence: Sequence, logits: torch.Tensor, greedy_ids: list[int]) -> None:
+    def _advance(self, sequence: Sequence, rows: Rows) -> None:
+        if sequence.rows is not None:
+            rows, sequence.rows = sequence.rows + rows, None
         if sequence.num_missing:
-            if len(logits):
-                sequence.parts.append(logits.clone())
+            if rows.greedy_ids:  # else none of these positions was wanted
+                sequence.rows = rows
             return
-        if sequence.parts:
-            logits = torch.cat([*sequence.parts, logits])
-            greedy_ids = logits.argmax(-1).tolist()
-            sequence.parts.clear()
-        rows = Rows(logits, tuple(greedy_ids))
         try:
             verdict = sequence.program.on_rows(rows)
         except Exception as error:
@@ -404,29 +352,3 @@ class BatchingEngine:
         if job is not None:
             self._admission.ended(job[0], len(sequence.ids) - len(job[0].prompt_ids), end)
         sequence.program.on_end(end)
-
-
-def _make_memory(module: Any, kv_bytes: int) -> PagedMemory:
-    config = module.config.get_text_config()
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    parameter = next(module.parameters())
-    block_bytes = PagedMemory.block_bytes(
-        num_layers=config.num_hidden_layers,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        dtype=parameter.dtype,
-    )
-    if kv_bytes < block_bytes:
-        raise MemoryError(
-            f"`engine.kv_bytes` holds no block of {BLOCK_TOKENS} positions; raise it to {block_bytes} at least"
-        )
-    return PagedMemory(
-        num_layers=config.num_hidden_layers,
-        num_blocks=kv_bytes // block_bytes,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        dtype=parameter.dtype,
-        device=parameter.device,
-    )

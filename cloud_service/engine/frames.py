@@ -111,6 +111,11 @@ class _FrameProgram:
         self._work: Work | None = None
         self._on_done: Callable[[FrameResult], None] | None = None
 
+    @property
+    def reads_logits(self) -> bool:
+        """See :class:`Program`."""
+        return self._sampling.temperature != 0
+
     def begin(self, work: Work, on_done: Callable[[FrameResult], None]) -> None:
         """Expect the rows of a frame."""
         self._work, self._on_done = work, on_done
@@ -124,9 +129,10 @@ class _FrameProgram:
         else:
             # Row i stands at the position before the one it chooses.
             first = work.crop_to + work.frame.num_positions - work.frame.draft_len
-            logits = rows.logits.float().cpu().numpy()
+            assert rows.logits is not None
             targets = [
-                choose(row, self._sampling, position=first + at) for at, row in enumerate(logits)
+                choose(row, self._sampling, position=first + at)
+                for at, row in enumerate(rows.logits)
             ]
         waited_s = 0.0 if owner.first_step_s is None else owner.first_step_s - owner.arrived_s
         compute_us, queue_us = round(owner.compute_s * 1e6), round(waited_s * 1e6)

@@ -13,6 +13,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCa
 from transformers.utils.logging import disable_progress_bar
 
 from cloud_service.config import ModelConfig
+from cloud_service.engine.passing_thread import in_passing
 from cloud_service.errors import ModelLoadError
 from cloud_service.model_card import ModelCard
 from partition.progress_bar import ProgressBar
@@ -40,6 +41,10 @@ def load_model(config: ModelConfig) -> LoadedModel:
         ModelLoadError: It is no decoder that transformers knows, or memory is short.
         PartitionError: It cannot be had, or its files are damaged.
     """
+    return in_passing(lambda: _load(config))
+
+
+def _load(config: ModelConfig) -> LoadedModel:
     disable_progress_bar()  # ours is shown where it takes long
     path, name, fingerprint = _find(config)
     tokenizer = _load_tokenizer(path)

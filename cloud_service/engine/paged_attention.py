@@ -2,7 +2,8 @@
 
 One step of the engine runs the positions of many sequences as one row of tokens: linear layers see no padding at all. In
 attention each sequence sees its own blocks only; sequences with equally many new positions and similar lengths share one
-call, gathered block by block. The heads of a group are folded into the query axis, so that keys are never repeated.
+call, gathered block by block, and their tokens stand side by side in the row. The heads of a group are folded into the query
+axis, so that keys are never repeated, and what is gathered is read where it lies.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ WASTE_RATIO: Final = 1.25  # padded to real blocks of one call, at most
 
 
 class PagedMemory:
-    """The KV cache: ``(layers, blocks, 2, BLOCK_TOKENS, kv_heads, head_dim)``, keys before values."""
+    """The KV cache: ``(layers, 2, blocks, BLOCK_TOKENS, kv_heads, head_dim)``, keys before values.
+
+    Blocks that are gathered one behind the other are then keys in a row: attention reads them without another copy.
+    """
 
     def __init__(
         self,
@@ -39,13 +43,18 @@ class PagedMemory:
         device: torch.device,
     ) -> None:
         # Zeros and not whatever memory holds: masked positions have weight 0, but 0 times NaN is NaN.
-        shape = (num_layers, num_blocks, 2, BLOCK_TOKENS, num_kv_heads, head_dim)
+        shape = (num_layers, 2, num_blocks, BLOCK_TOKENS, num_kv_heads, head_dim)
         if device.type == "cpu":
             # numpy's zeros take no memory until they are written; PyTorch's are written at once.
             pages = torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8))
             self.data = pages.view(dtype).view(shape)
         else:
             self.data = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def num_blocks(self) -> int:
+        """How many there are."""
+        return self.data.shape[2]
 
     @staticmethod
     def block_bytes(
@@ -63,53 +72,108 @@ class Span:
     length: int
     blocks: Sequence[int]
 
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that its last position sees."""
+        return -(-(self.start + self.length) // BLOCK_TOKENS)
+
+
+def arrange(spans: Sequence[Span]) -> list[list[int]]:
+    """Divide spans into calls: equal length, and blocks so alike that little of a call is padding.
+
+    Returns:
+        The places of the spans of each call. Their tokens must stand in the step's row in this order.
+    """
+
+    def by_length(at: int) -> int:
+        return spans[at].length
+
+    calls: list[list[int]] = []
+    order = sorted(range(len(spans)), key=lambda at: (spans[at].length, spans[at].num_blocks))
+    for _, alike in groupby(order, key=by_length):
+        call: list[int] = []
+        real = 0
+        for at in alike:
+            num_blocks = spans[at].num_blocks
+            padded = num_blocks * (len(call) + 1)
+            # A call costs about as much as gathering a few blocks, so small differences are not worth one.
+            if call and padded > WASTE_RATIO * (real + num_blocks) + 8:
+                calls.append(call)
+                call, real = [], 0
+            call.append(at)
+            real += num_blocks
+        calls.append(call)
+    return calls
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
     """Spans of equal length that share one call of the attention kernel."""
 
-    rows: torch.Tensor  # (spans * length,) of the step's tokens
-    blocks: torch.Tensor  # (spans, most_blocks), padded with any block
+    rows: slice  # of the step's tokens
+    blocks: torch.Tensor  # (spans * most_blocks,), padded with any block
     starts: torch.Tensor  # (spans,)
     length: int
-    masks: dict[int, torch.Tensor] = field(default_factory=dict)  # by sliding window; 0: none
+    masks: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int, groups: int) -> torch.Tensor:
-        """What each query may see, ``(spans, 1, groups * length, keys)``; True is visible."""
-        if window not in self.masks:
-            device = self.starts.device
-            keys = torch.arange(self.blocks.shape[1] * BLOCK_TOKENS, device=device)
+    def mask(self, window: int, groups: int, dtype: torch.dtype) -> torch.Tensor:
+        """What each query may see, added to its scores: ``(spans, 1, groups * length, keys)``; the same in every layer."""
+        if (window, groups) not in self.masks:
+            device, count = self.starts.device, len(self.starts)
+            keys = torch.arange(len(self.blocks) // count * BLOCK_TOKENS, device=device)
             places = self.starts[:, None] + torch.arange(self.length, device=device)
             visible = keys <= places[..., None]
             if window:
                 visible &= keys > places[..., None] - window
-            self.masks[window] = visible[:, None].repeat(1, 1, groups, 1)
-        return self.masks[window]
+            hidden = torch.zeros(visible.shape, dtype=dtype, device=device)
+            hidden.masked_fill_(~visible, -math.inf)
+            self.masks[window, groups] = hidden[:, None].repeat(1, 1, groups, 1)
+        return self.masks[window, groups]
 
 
 class AttentionStep:
     """Where the positions of one step are written, and what each of them sees."""
 
-    def __init__(self, memory: PagedMemory, spans: Sequence[Span]) -> None:
-        device = memory.data.device
+    def __init__(
+        self, memory: PagedMemory, calls: Sequence[Sequence[Span]], indices: Sequence[torch.Tensor]
+    ) -> None:
+        """Make one.
+
+        Args:
+            memory: The KV cache.
+            calls: Spans as :func:`arrange` has divided them; the step's tokens stand in this order.
+            indices: What :meth:`indices_of` says of these calls, on the memory's device.
+        """
         self._memory = memory
-        blocks: list[int] = []
-        offsets: list[int] = []
+        self.positions, self._slots, *of_calls = indices
+        self._calls: list[_Call] = []
+        row = 0
+        for spans, blocks, starts in zip(calls, of_calls[::2], of_calls[1::2], strict=True):
+            length = spans[0].length
+            rows = slice(row, row + len(spans) * length)
+            self._calls.append(_Call(rows, blocks, starts, length))
+            row = rows.stop
+
+    @staticmethod
+    def indices_of(calls: Sequence[Sequence[Span]]) -> list[list[int]]:
+        """The indices that a step needs on the device: positions, slots, and blocks and starts of each call."""
         positions: list[int] = []
-        rows: list[int] = []  # the first row of each span
-        for span in spans:
-            rows.append(len(positions))
-            for position in range(span.start, span.start + span.length):
-                positions.append(position)
-                blocks.append(span.blocks[position // BLOCK_TOKENS])
-                offsets.append(position % BLOCK_TOKENS)
-        self.positions = torch.tensor(positions, device=device)
-        self._blocks = torch.tensor(blocks, device=device)
-        self._offsets = torch.tensor(offsets, device=device)
-        self._calls = [
-            _make_call([spans[at] for at in group], [rows[at] for at in group], device)
-            for group in _group(spans)
-        ]
+        slots: list[int] = []
+        of_calls: list[list[int]] = []
+        for spans in calls:
+            most = max(span.num_blocks for span in spans)
+            blocks: list[int] = []
+            for span in spans:
+                places = range(span.start, span.start + span.length)
+                positions += places
+                slots += (
+                    span.blocks[place // BLOCK_TOKENS] * BLOCK_TOKENS + place % BLOCK_TOKENS
+                    for place in places
+                )
+                blocks += span.blocks[: span.num_blocks]
+                blocks += [span.blocks[0]] * (most - span.num_blocks)
+            of_calls += [blocks, [span.start for span in spans]]
+        return [positions, slots, *of_calls]
 
     def attend(
         self,
@@ -134,31 +198,33 @@ class AttentionStep:
         Returns:
             ``(1, tokens, heads, head_dim)``.
         """
-        cache = self._memory.data[layer]
-        cache[self._blocks, 0, self._offsets] = key[0].transpose(0, 1)
-        cache[self._blocks, 1, self._offsets] = value[0].transpose(0, 1)
-        _, heads, _, head_dim = query.shape
+        _, heads, num_tokens, head_dim = query.shape
         kv_heads = key.shape[1]
         groups = heads // kv_heads
+        caches = self._memory.data[layer]  # (2, blocks, BLOCK_TOKENS, kv_heads, head_dim)
+        for cache, new in zip(caches, (key, value), strict=True):
+            cache.view(-1, kv_heads, head_dim).index_copy_(0, self._slots, new[0].transpose(0, 1))
         by_token = query[0].transpose(0, 1)  # (tokens, heads, head_dim)
-        output = torch.empty_like(by_token, memory_format=torch.contiguous_format)
+        output = by_token.new_empty(num_tokens, heads, head_dim)
         for call in self._calls:
-            count, most_blocks = call.blocks.shape
-            gathered = cache.index_select(0, call.blocks.view(-1))
-            gathered = gathered.view(count, most_blocks, 2, BLOCK_TOKENS, kv_heads, head_dim)
-            both = gathered.permute(2, 0, 4, 1, 3, 5).reshape(
-                2, count, kv_heads, most_blocks * BLOCK_TOKENS, head_dim
+            count, length = len(call.starts), call.length
+            keys, values = (
+                cache.index_select(0, call.blocks)
+                .view(count, -1, kv_heads, head_dim)
+                .transpose(1, 2)
+                for cache in caches
             )
-            queries = by_token[call.rows].view(count, call.length, kv_heads, groups, head_dim)
-            queries = queries.permute(0, 2, 3, 1, 4).reshape(
-                count, kv_heads, groups * call.length, head_dim
-            )
-            mask = call.mask(window, groups)
+            queries = by_token[call.rows].reshape(count, length, kv_heads, groups, head_dim)
             result = scaled_dot_product_attention(
-                queries, both[0], both[1], attn_mask=mask, scale=scaling
+                queries.permute(0, 2, 3, 1, 4).reshape(count, kv_heads, groups * length, head_dim),
+                keys,
+                values,
+                attn_mask=call.mask(window, groups, query.dtype),
+                scale=scaling,
             )
-            result = result.view(count, kv_heads, groups, call.length, head_dim)
-            output[call.rows] = result.permute(0, 3, 1, 2, 4).reshape(-1, heads, head_dim)
+            result = result.view(count, kv_heads, groups, length, head_dim)
+            place = output[call.rows].view(count, length, kv_heads, groups, head_dim)
+            place.copy_(result.permute(0, 3, 1, 2, 4))
         return output[None]
 
 
@@ -189,45 +255,3 @@ def _attend(
         module.layer_idx, query, key, value, scaling=scaling, window=sliding_window or 0
     )
     return output, None
-
-
-def _group(spans: Sequence[Span]) -> list[list[int]]:
-    """Divide spans into calls: equal length, and blocks so alike that little of a call is padding."""
-
-    def num_blocks(at: int) -> int:
-        return -(-(spans[at].start + spans[at].length) // BLOCK_TOKENS)
-
-    def by_length(at: int) -> int:
-        return spans[at].length
-
-    groups: list[list[int]] = []
-    order = sorted(range(len(spans)), key=lambda at: (spans[at].length, num_blocks(at)))
-    for _, alike in groupby(order, key=by_length):
-        group: list[int] = []
-        real = 0
-        for at in alike:
-            padded = num_blocks(at) * (len(group) + 1)
-            # A call costs about as much as gathering a few blocks, so small differences are not worth one.
-            if group and padded > WASTE_RATIO * (real + num_blocks(at)) + 8:
-                groups.append(group)
-                group, real = [], 0
-            group.append(at)
-            real += num_blocks(at)
-        groups.append(group)
-    return groups
-
-
-def _make_call(spans: Sequence[Span], rows: Sequence[int], device: torch.device) -> _Call:
-    length = spans[0].length
-    counts = [-(-(span.start + length) // BLOCK_TOKENS) for span in spans]
-    most = max(counts)
-    table = [
-        [*span.blocks[:count], *([span.blocks[0]] * (most - count))]
-        for span, count in zip(spans, counts, strict=True)
-    ]
-    return _Call(
-        rows=torch.tensor([row + at for row in rows for at in range(length)], device=device),
-        blocks=torch.tensor(table, device=device),
-        starts=torch.tensor([span.start for span in spans], device=device),
-        length=length,
-    )

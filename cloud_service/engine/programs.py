@@ -43,6 +43,11 @@ class GenerateProgram:
         self._report = report
         self._num_chosen = len(job.answer_ids)
 
+    @property
+    def reads_logits(self) -> bool:
+        """See :class:`Program`."""
+        return self._job.sampling.temperature != 0
+
     def on_rows(self, rows: Rows) -> tuple[int, ...] | JobEnd:
         """See :class:`Program`."""
         job = self._job
@@ -50,8 +55,8 @@ class GenerateProgram:
             token = rows.greedy_ids[-1]
         else:
             position = len(job.prompt_ids) + self._num_chosen
-            logits = rows.logits[-1].float().cpu().numpy()
-            token = choose(logits, job.sampling, position=position)
+            assert rows.logits is not None
+            token = choose(rows.logits[-1], job.sampling, position=position)
         if token in job.end_ids:
             return JobEnd.END_OF_SEQUENCE
         self._num_chosen += 1
@@ -69,6 +74,8 @@ class GenerateProgram:
 class ScoreProgram:
     """Scores labels: the prompt once, then each label of several tokens as a branch that shares its blocks."""
 
+    reads_logits = True
+
     def __init__(self, job: Job, report: Report) -> None:
         self._job = job
         self._report = report
@@ -77,7 +84,8 @@ class ScoreProgram:
 
     def on_rows(self, rows: Rows) -> tuple[Branch, ...] | JobEnd:
         """See :class:`Program`."""
-        first = log_softmax(rows.logits[-1].float().cpu().numpy())
+        assert rows.logits is not None
+        first = log_softmax(rows.logits[-1])
         branches = []
         for at, label in enumerate(self._job.labels):
             self._scores[at] = float(first[label[0]])
@@ -94,7 +102,8 @@ class ScoreProgram:
 
     def add(self, at: int, rows: Rows) -> None:
         """One branch is computed: add the rest of its label."""
-        log_probabilities = log_softmax(rows.logits.float().cpu().numpy())
+        assert rows.logits is not None
+        log_probabilities = log_softmax(rows.logits)
         for row, token in zip(log_probabilities, self._job.labels[at][1:], strict=True):
             self._scores[at] += float(row[token])
 
@@ -107,6 +116,8 @@ class ScoreProgram:
 
 class _LabelProgram:
     """One label of several tokens."""
+
+    reads_logits = True
 
     def __init__(self, parent: ScoreProgram, at: int) -> None:
         self._parent = parent

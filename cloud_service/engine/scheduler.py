@@ -162,7 +162,7 @@ class Scheduler:
     def crop(self, sequence: Sequence, length: int) -> None:
         """Take positions off the end; a block that others may see is not written again but replaced when needed."""
         del sequence.ids[length:]
-        sequence.parts.clear()
+        sequence.rows = None
         sequence.num_computed = min(sequence.num_computed, length)
         full = sequence.num_computed // BLOCK_TOKENS
         del sequence.digests[full:]
@@ -276,5 +276,5 @@ class Scheduler:
         sequence.blocks.clear()
         sequence.digests.clear()
         sequence.num_computed = 0
-        sequence.parts.clear()
+        sequence.rows = None
         sequence.is_admitted = False

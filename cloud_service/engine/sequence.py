@@ -5,22 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from cloud_service.engine.job import JobEnd
 from cloud_service.engine.kv_blocks import BLOCK_TOKENS
 
+Logits = npt.NDArray[np.float32]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """What the model said of the last positions of a sequence."""
 
-    logits: (
-        torch.Tensor
-    )  # (rows, vocabulary), of the model's dtype and device; valid until the program returns
-    greedy_ids: tuple[int, ...] = field(
-        repr=False
-    )  # the likeliest id of each row, the lowest on ties
+    greedy_ids: tuple[int, ...] = field(repr=False)  # the likeliest of each, the lowest on ties
+    logits: Logits | None = field(repr=False)  # (rows, vocabulary); None: its program reads none
+
+    def __add__(self, later: Rows) -> Rows:
+        """These, and behind them those of a later step."""
+        logits = None
+        if self.logits is not None and later.logits is not None:
+            logits = np.concatenate([self.logits, later.logits])
+        return Rows(self.greedy_ids + later.greedy_ids, logits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +41,10 @@ class Branch:
 
 class Program(Protocol):
     """Decides how a sequence goes on; runs on the engine's thread."""
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether it looks at more than the likeliest ids; the same for as long as a sequence has work."""
 
     def on_rows(self, rows: Rows) -> tuple[int, ...] | tuple[Branch, ...] | JobEnd | None:
         """All ids are computed and here are the rows that were wanted.
@@ -80,7 +91,7 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list, repr=False)  # of its full, computed blocks
     is_admitted: bool = False  # it holds a slot; False: it has no blocks
     is_parked: bool = False  # it has no work and only keeps its place
-    parts: list[torch.Tensor] = field(default_factory=list, repr=False)  # rows of earlier steps
+    rows: Rows | None = field(default=None, repr=False)  # wanted ones, of earlier steps
 
     @property
     def is_tail(self) -> bool:
