@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.dicom.identifiers import MAX_NESTING, STANDARD_ROOT, known_values
 from edge_agent.dicom.pixels import PixelRule, clean_pixels, load_rules
-from edge_agent.dicom.profile import CLEAN_PIXEL_DATA, METHODS, REPLACEMENT, Action, action_of
+from edge_agent.dicom.profile import (
+    CLEAN_PIXEL_DATA,
+    EMPTIED_KEYWORDS,
+    METHODS,
+    REMOVED_KEYWORDS,
+    REPLACEMENT,
+    Action,
+    action_of,
+)
 from edge_agent.dicom.reader import PARSE_ERRORS, BoundedFile, silence_pydicom
 from edge_agent.errors import InputError, OutputError
 from edge_agent.flow import Entity
@@ -36,10 +44,21 @@ MAX_SHIFT_WEEKS = 520
 OLDEST_AGE_YEARS = 89  # HIPAA Safe Harbor: older people are "90 or over"
 IMPLEMENTATION_UID = "2.25.104353527363206243526237325193178276013"
 # UIDs that name kinds of things, not things; a maker's private SOP class is one of them.
-_KIND_UIDS = ("SOPClassUID", "TransferSyntaxUID", "CodingSchemeUID", "ContextUID", "ClassUID")
+_KIND_UIDS = ("SOPClassUID", "TransferSyntaxUID", "CodingSchemeUID", "ContextUID")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _FREE_TEXT = frozenset({"LT", "ST", "UC", "UT"})
 _SHORT_TEXT = frozenset({"AE", "CS", "LO", "SH"})
+# Inside a sequence that is to be replaced these stay: references, codes of the standard and whole numbers.
+_FORMAL = frozenset({"CS", "SL", "SS", "UI", "UL", "US"})
+# What stands for a value that must stay one: an element that its kind of file requires may not be empty.
+_DUMMIES: dict[str, str | bytes] = {
+    **dict.fromkeys(sorted(_FREE_TEXT | _SHORT_TEXT), REPLACEMENT),
+    "AS": "000Y",
+    "DS": "0",
+    "IS": "0",
+    "UR": "urn:anonymized",
+    **dict.fromkeys(("OB", "OW"), b"\0\0"),
+}
 
 
 def deidentify_file(
@@ -134,18 +153,27 @@ class _Deidentifier:
     scrub_text: Callable[[str], str]
     known: frozenset[str] = field(repr=False)  # what must not be left, casefolded
 
-    def clean(self, dataset: Dataset, levels: int) -> None:
-        """Treat every element of a dataset and of those inside it, in place."""
+    def clean(self, dataset: Dataset, levels: int, *, dummy: bool = False) -> None:
+        """Treat every element of a dataset and of those inside it, in place.
+
+        Args:
+            dataset: Changed in place.
+            levels: Of nesting that are still allowed.
+            dummy: Whether this is inside a sequence that is to be replaced: its form stays, none of its values does.
+        """
         if levels == 0:
             raise ValueError("sequences nested without end")
         for element in list(dataset):
             if element.tag.is_private or element.VR == "UN":
                 del dataset[element.tag]
                 continue
-            self._treat(dataset, element)
+            action = action_of(element.tag, element.keyword)
+            if dummy and element.VR not in _FORMAL and action is not Action.REMOVE:
+                action = Action.REPLACE
+            self._treat(dataset, element, action)
             if element.VR == "SQ" and element.tag in dataset:
                 for item in element.value or ():
-                    self.clean(item, levels - 1)
+                    self.clean(item, levels - 1, dummy=action is Action.REPLACE)
 
     def finish(self, dataset: Dataset, *, masked: bool) -> None:
         """Write the pseudonym, what was done, and file meta information without a past."""
@@ -153,7 +181,7 @@ class _Deidentifier:
         from pydicom.dataset import FileMetaDataset
         from pydicom.uid import UID
 
-        pseudonym = "TANDEM-" + self._digest(b"patient", self.patient)[:8].hex().upper()
+        pseudonym = "ANON-" + self._digest(b"patient", self.patient)[:8].hex().upper()
         dataset.PatientName = pseudonym
         dataset.PatientID = pseudonym
         if "PatientBirthDate" in dataset:
@@ -179,51 +207,52 @@ class _Deidentifier:
         dataset.file_meta = meta
         dataset.preamble = b"\0" * 128  # may hold anything, a TIFF header with a name among it
 
-    def _treat(self, dataset: Dataset, element: DataElement) -> None:
-        action = action_of(element.tag, element.keyword)
+    def _treat(self, dataset: Dataset, element: DataElement, action: Action) -> None:
         match element.VR:
             case "SQ":
                 if action is Action.REMOVE:
                     del dataset[element.tag]
-                elif action in (Action.EMPTY, Action.REPLACE):
+                elif action is Action.EMPTY:
                     element.value = []
             case "DA" | "DT":
-                element.value = self._each(element, self._shifted)
-            case "TM":
-                pass
-            case "UI":
-                is_kind = element.keyword.endswith(_KIND_UIDS)
-                element.value = self._each(element, _kind_uid if is_kind else self.uid)
-            case "UR":
-                del dataset[element.tag]
-            case "PN":
-                element.value = ""
-            case "AS":
-                if action is Action.KEEP:
-                    element.value = self._each(element, _capped_age)
-                else:
+                if element.keyword in REMOVED_KEYWORDS:
                     del dataset[element.tag]
+                elif element.keyword in EMPTIED_KEYWORDS:
+                    element.value = ""
+                else:
+                    element.value = self._each(element, self._shifted)
+            case "TM":
+                if element.keyword in REMOVED_KEYWORDS:
+                    del dataset[element.tag]
+            case "UI":
+                if action is Action.REMOVE:
+                    del dataset[element.tag]
+                else:
+                    is_kind = element.keyword.endswith(_KIND_UIDS)
+                    element.value = self._each(element, _kind_uid if is_kind else self.uid)
+            case "PN":  # by its representation: also where the table does not list it
+                if action is Action.REMOVE:
+                    del dataset[element.tag]
+                else:
+                    element.value = REPLACEMENT if action is Action.REPLACE else ""
+            case "AS" if action is Action.KEEP:
+                element.value = self._each(element, _capped_age)
             case _:
                 self._treat_other(dataset, element, action)
 
     def _treat_other(self, dataset: Dataset, element: DataElement, action: Action) -> None:
-        if action is Action.REMOVE:
+        if action is Action.REPLACE and element.VR in _DUMMIES:
+            element.value = _DUMMIES[element.VR]
+        elif action in (Action.REMOVE, Action.REPLACE) or element.VR in ("AS", "UR"):
             del dataset[element.tag]
         elif action is Action.EMPTY:
             element.value = None
-        elif action is Action.REPLACE:
-            if element.VR in _FREE_TEXT | _SHORT_TEXT:
-                element.value = REPLACEMENT
-            elif element.VR in {"DS", "IS"}:
-                element.value = "0"
-            else:
-                del dataset[element.tag]
         elif action is Action.CLEAN or element.VR in _FREE_TEXT:
             element.value = self._each(element, self._scrubbed)
         if element.tag in dataset and element.VR in _FREE_TEXT | _SHORT_TEXT:
             text = str(element.value or "").casefold()
             if any(value in text for value in self.known):
-                element.value = None
+                element.value = REPLACEMENT if element.VR in _FREE_TEXT else None
 
     def uid(self, value: str) -> str:
         """Map one UID: ``2.25.`` and 128 bits of HMAC; those of the standard stay."""

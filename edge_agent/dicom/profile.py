@@ -39,7 +39,6 @@ CLEANED_KEYWORDS = frozenset(
         "DerivationDescription",
         "FrameComments",
         "ImageComments",
-        "ImagePresentationComments",
         "Impressions",
         "InterpretationText",
         "MedicalAlerts",
@@ -59,7 +58,6 @@ CLEANED_KEYWORDS = frozenset(
         "SpecialNeeds",
         "StudyComments",
         "StudyDescription",
-        "TextString",
         "TextValue",
         "UnformattedTextValue",
         "VisitComments",
@@ -76,13 +74,17 @@ RECURSED_SEQUENCES = frozenset(
         "SourceImageSequence",
     }
 )
+# No kind of file requires a value of these; a birth date is never moved like other dates.
+EMPTIED_KEYWORDS = frozenset({"OperatorsName", "PatientBirthDate"})
 REMOVED_KEYWORDS = frozenset(
     {
         "DataSetTrailingPadding",
         "DigitalSignaturesSequence",
         "IconImageSequence",
         "MACParametersSequence",
+        "GPSTimeStamp",  # no option of ours keeps it
         "OriginalAttributesSequence",  # the values that somebody replaced
+        "PatientBirthTime",
     }
 )
 
@@ -106,6 +108,8 @@ def action_of(tag: int, keyword: str) -> Action:
         return Action.REMOVE
     if keyword in CLEANED_KEYWORDS:
         return Action.CLEAN
+    if keyword in EMPTIED_KEYWORDS:
+        return Action.EMPTY
     if keyword in PATIENT_CHARACTERISTICS or keyword in RECURSED_SEQUENCES:
         return Action.KEEP
     return _table().get(tag, Action.KEEP)

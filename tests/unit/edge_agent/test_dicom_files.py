@@ -171,7 +171,7 @@ def test_uids_are_the_same_over_files_and_differ_by_secret() -> None:
     assert first.StudyInstanceUID == second.StudyInstanceUID != "1.2.826.0.1.20251021"
     assert clean(header(), secret=b"another secret!!").StudyInstanceUID != first.StudyInstanceUID
     assert first.PatientID == second.PatientID
-    assert first.PatientID.startswith("TANDEM-")
+    assert first.PatientID.startswith("ANON-")
     assert first.SOPClassUID == CTImageStorage
     assert UID(first.StudyInstanceUID).is_valid
 
