@@ -100,12 +100,12 @@ class _Bench:
             costs=no_drafts(costs) if number else costs,
             acceptance=None if number else self._acceptance,
         )
-        judged = min(result.num_drafted, result.num_accepted + result.num_rounds)
         return {
             **_row(timing),
             "rounds": result.num_rounds,
             "drafted": result.num_drafted,
-            "judged": judged,
+            "judged": result.num_judged,
+            "draft_s": result.draft_s,
             "accepted": result.num_accepted,
         }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from partition.extend.draft_length import DraftLength
+from partition.extend.lookup import MOST_GUESSED, continuation
 from partition.extend.verify import DraftingSession
 from partition.generation.sampling import Sampling, choose, log_softmax
 from partition.stages.stage import Floats, Stage
@@ -20,7 +21,7 @@ class Draft:
     ids: tuple[int, ...] = field(default=(), repr=False)
     probabilities: tuple[float, ...] = ()  # the drafter's own, of each
     seconds: float = 0.0
-    num_fed: int = 0  # positions the model was run over
+    num_drafted: int = 0  # before what is not worth sending was dropped
 
 
 class Drafter:
@@ -32,15 +33,23 @@ class Drafter:
             often than two independent draws would (2408.07978).
         name: Of this answer's cache in the stage.
         clock: Monotonic seconds.
+        guess: From the ids so far and a number, at most so many ids that may come next.
     """
 
     def __init__(
-        self, stage: Stage, rule: Sampling, *, name: str, clock: Callable[[], float]
+        self,
+        stage: Stage,
+        rule: Sampling,
+        *,
+        name: str,
+        clock: Callable[[], float],
+        guess: Callable[[tuple[int, ...], int], tuple[int, ...]] = continuation,
     ) -> None:
         self._stage = stage
         self._rule = rule
         self._name = name
         self._clock = clock
+        self._guess = guess
 
     def prefill(self, session: DraftingSession) -> None:
         """Run the committed ids, while the frame that carries the prompt is on its way."""
@@ -48,27 +57,34 @@ class Drafter:
             self._feed(session, session.to_feed)
 
     def draft(self, session: DraftingSession, length: DraftLength) -> Draft:
-        """Draft until one more does not pay, and drop what is not worth sending."""
-        most, start = session.most_drafts, self._clock()
+        """Draft until one more does not pay, and drop what is not worth sending.
+
+        Where the text repeats itself, one pass runs several positions; the drafts are those of one pass for each.
+        """
+        most, start = min(session.most_drafts, length.most), self._clock()
         session.cached_len = min(session.cached_len, len(session.ids) - 1)
         ids: list[int] = []
         probabilities: list[float] = []
-        num_fed = 0
         while len(ids) < most and length.should_draft(probabilities):
             fed = session.to_feed if not ids else (ids[-1],)
-            logits = self._feed(session, fed)
-            num_fed += len(fed)
-            position = len(session.ids) + len(ids)
-            token = choose(logits, self._rule, position=position)
-            ids.append(token)
-            probabilities.append(_probability(logits, token))
+            # The pass gives one token more than were guessed.
+            guess = self._guess((*session.ids, *ids), min(MOST_GUESSED, most - len(ids) - 1))
+            all_logits = self._feed(session, fed, guess)
+            session.cached_len -= len(guess)
+            for logits, guessed in zip(all_logits, (*guess, None), strict=True):
+                token = choose(logits, self._rule, position=len(session.ids) + len(ids))
+                ids.append(token)
+                probabilities.append(_probability(logits, token))
+                if token != guessed:
+                    break
+                session.cached_len += 1
         seconds = self._clock() - start
         count = length.num_to_send(probabilities)
         return Draft(
             ids=tuple(ids[:count]),
             probabilities=tuple(probabilities[:count]),
             seconds=seconds,
-            num_fed=num_fed,
+            num_drafted=len(ids),
         )
 
     def finish(self, session: DraftingSession) -> tuple[int, ...]:
@@ -78,22 +94,27 @@ class Drafter:
         session.cached_len = min(session.cached_len, len(session.ids) - 1)
         while not session.would_finish(ids):
             logits = self._feed(session, session.to_feed if not ids else (ids[-1],))
-            ids.append(choose(logits, self._rule, position=len(session.ids) + len(ids)))
+            ids.append(choose(logits[-1], self._rule, position=len(session.ids) + len(ids)))
         return tuple(ids)
 
     def close(self) -> None:
         """Free the cache of this answer."""
         self._stage.forget(self._name)
 
-    def _feed(self, session: DraftingSession, ids: tuple[int, ...]) -> Floats:
-        """Run positions after the cached ones; a stage that holds more forgets them first."""
-        output = self._stage.extend(
-            self._name, np.asarray(ids, np.int32), base_len=session.cached_len
-        )
-        session.cached_len += len(ids)
+    def _feed(
+        self, session: DraftingSession, ids: tuple[int, ...], guess: tuple[int, ...] = ()
+    ) -> Floats:
+        """Run positions after the cached ones; a stage that holds more forgets them first.
+
+        Returns:
+            Logits ``(1 + len(guess), vocab_size)``, behind the last of ``ids`` and behind each guess.
+        """
+        inputs = np.asarray((*ids, *guess), np.int32)
+        rows = np.arange(len(ids) - 1, len(inputs), dtype=np.int64)
+        output = self._stage.extend(self._name, inputs, base_len=session.cached_len, rows=rows)
+        session.cached_len += len(inputs)
         assert output.logits is not None
-        logits: Floats = output.logits[-1]
-        return logits
+        return output.logits
 
 
 def _probability(logits: Floats, token: int) -> float:

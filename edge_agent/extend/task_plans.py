@@ -163,9 +163,14 @@ class TaskPlans:
 
     def drafted(self, result: VerifyResult) -> None:
         """A whole answer by VERIFY."""
-        # A round ends with one refused draft at most; those behind it were not judged.
-        judged = min(result.num_drafted, result.num_accepted + result.num_rounds)
-        self._conditions.observe_drafts(num_judged=judged, num_accepted=result.num_accepted)
+        self._conditions.observe_drafts(
+            num_judged=result.num_judged, num_accepted=result.num_accepted
+        )
+        if result.draft_s is not None:
+            context = self._scenario.workload.mean_context
+            self._conditions.observe_drafting(
+                predicted_s=self._scenario.edge.decode(context), measured_s=result.draft_s
+            )
 
     # --- what the owner says
 

@@ -42,8 +42,14 @@ class VerifyResult:
     num_rounds: int
     num_drafted: int  # sent to be verified
     num_accepted: int
+    draft_s: float | None  # seconds a drafted token; None: nothing was drafted
     seconds: float
     sent_bytes: int
+
+    @property
+    def num_judged(self) -> int:
+        """Drafts that the cloud accepted or refused; those behind a refusal were not judged."""
+        return min(self.num_drafted, self.num_accepted + self.num_rounds)
 
 
 class Verification:
@@ -141,8 +147,8 @@ class Verification:
         self._num_accepted += reply.num_accepted
         if self._num_rounds == 1:
             return
-        if draft.num_fed:
-            self._draft.add(draft.seconds / draft.num_fed)
+        if draft.num_drafted:
+            self._draft.add(draft.seconds / draft.num_drafted)
         self._length.observe(
             seconds=seconds, probabilities=draft.probabilities, num_accepted=reply.num_accepted
         )
@@ -192,6 +198,7 @@ class Verification:
             num_rounds=self._num_rounds,
             num_drafted=self._num_drafted,
             num_accepted=self._num_accepted,
+            draft_s=self._draft.value,
             seconds=self._clock() - started,
             sent_bytes=self._exchange.sent_bytes,
         )

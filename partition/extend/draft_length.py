@@ -183,7 +183,7 @@ class DraftLength:
     def __init__(
         self, costs: RoundCosts, *, most: int = MAX_DRAFT, acceptance: Acceptance | None = None
     ) -> None:
-        self._most = most
+        self.most = most
         self._costs = costs
         self._rounds: deque[tuple[float, int]] = deque(maxlen=NUM_RECENT_ROUNDS)
         self.acceptance = acceptance or Acceptance()
@@ -193,7 +193,7 @@ class DraftLength:
         """f_now: a ratio of sums over the last rounds, not a mean of ratios; predicted while there are none."""
         if self._rounds:
             return sum(seconds for seconds, _ in self._rounds) / sum(n for _, n in self._rounds)
-        survival = geometric(self.acceptance.mean, self._most)
+        survival = geometric(self.acceptance.mean, self.most)
         return seconds_per_token(self._costs, survival, best_length(self._costs, survival))
 
     @property
@@ -207,7 +207,7 @@ class DraftLength:
         Args:
             probabilities: The drafter's probability of each token drafted in this round so far.
         """
-        if len(probabilities) >= self._most:
+        if len(probabilities) >= self.most:
             return False
         stands = 1.0
         for probability in probabilities:

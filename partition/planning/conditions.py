@@ -33,6 +33,7 @@ class Conditions:
         self._lock = threading.Lock()
         self._link = None if link is None else LinkEstimator(_state(link))
         self._slowdown = Average()  # of the cloud's compute against its profile
+        self._drafting = Average()  # seconds of a drafted token against a decoded one of the profile
         self._drafts: deque[tuple[int, int]] = deque(maxlen=NUM_DRAFTED_ANSWERS)
         self._prices: Prices | None = None
         self._battery = 1.0
@@ -78,6 +79,12 @@ class Conditions:
             with self._lock:
                 self._drafts.append((num_judged, num_accepted))
 
+    def observe_drafting(self, *, predicted_s: float, measured_s: float) -> None:
+        """Learn what a drafted token takes: less than a decoded one where text repeats itself, more on a busy device."""
+        if predicted_s > 0 and measured_s > 0:
+            with self._lock:
+                self._drafting.add(measured_s / predicted_s)
+
     def observe_reachable(self, is_reachable: bool) -> None:
         """Hear from the circuit breaker."""
         with self._lock:
@@ -113,6 +120,8 @@ class Conditions:
             stood = sum(number for _, number in self._drafts)
             acceptance = (stood + FIRST_GUESS_ACCEPTANCE * GUESS_WEIGHT) / judged
             scenario = replace(scenario, survival=geometric(acceptance))
+        if self._drafting.value is not None:
+            scenario = replace(scenario, drafting=self._drafting.value)
         if self._prices is not None:
             scenario = replace(scenario, prices=self._prices)
         return scenario

@@ -85,6 +85,7 @@ class Scenario:
     workload: Workload
     routing: Routing = field(default_factory=Routing)
     survival: tuple[float, ...] = geometric(FIRST_GUESS_ACCEPTANCE)  # S_1 .. of the drafts
+    drafting: float = 1.0  # seconds of a drafted token, of those that the profile says of a decoded one
     codec: Codec = Codec.INT8
 
 
@@ -255,7 +256,7 @@ def round_costs(scenario: Scenario) -> RoundCosts:
     work, server, link = scenario.workload, *_remote(scenario)
     base, slope = server.verification(work.mean_context)
     return RoundCosts(
-        draft_s=scenario.edge.decode(work.mean_context),
+        draft_s=scenario.drafting * scenario.edge.decode(work.mean_context),
         verify_base_s=base,
         verify_per_draft_s=slope,
         round_trip_s=link.round_trip_s + MESSAGE_BYTES / link.up_bytes_per_s,

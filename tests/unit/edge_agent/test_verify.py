@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_agent.extend.drafter import Drafter
 from edge_agent.extend.verify import Ending, Verification, VerifyResult
-from partition.extend.draft_length import RoundCosts
+from partition.extend.draft_length import DraftLength, RoundCosts
 from partition.extend.frames import Extended
 from partition.extend.verify import DraftingSession
 from partition.generation.sampling import SamplingRule, choose, gumbel_noise, warped
+from partition.stages.stage import StageOutput
 from tests.frame_simulator import Faults, SimulatedFrames, VerifyServer
 from tests.numpy_stage import VOCABULARY, NumpyStage
 from tests.simulators import Clock
@@ -164,6 +166,53 @@ def test_adapting_beats_one_token_a_round_trip() -> None:
     naive = 60 * (0.05 + 0.1)
     assert len(ours.ids) == 60
     assert naive / ours.seconds > 2.5
+
+
+class RepeatingStage(NumpyStage):
+    """Says again what followed the last token before, as an impression repeats its findings; counts its passes."""
+
+    def __init__(self) -> None:
+        self.num_passes = 0
+        self._ids: list[int] = []
+        super().__init__(0, 4)
+
+    def extend(self, session: str, inputs: Any, *, base_len: int, rows: Any = None) -> StageOutput:
+        self.num_passes += 1
+        output = super().extend(session, inputs, base_len=base_len, rows=rows)
+        assert output.logits is not None
+        logits = output.logits.copy()
+        self._ids = [*self._ids[:base_len], *map(int, inputs)]
+        for row, at in zip(logits, [len(inputs) - 1] if rows is None else rows, strict=True):
+            known = self._ids[: base_len + int(at) + 1]
+            before = [i for i, token in enumerate(known[:-1]) if token == known[-1]]
+            if before:
+                row[known[before[-1] + 1]] = 50.0
+        return StageOutput(logits=logits)
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("repeats", [True, False])
+def test_drafts_are_those_of_one_pass_for_each_in_fewer_passes(kind: str, repeats: bool) -> None:
+    """Whatever is guessed: a guess that the model does not confirm leaves nothing behind."""
+    rng = np.random.default_rng(3)
+    phrase = tuple(int(token) for token in rng.integers(4, VOCABULARY, 9))
+    prompt = (*phrase, 7, *phrase[:4]) if repeats else prompt_of(3)
+    rule, stage, clock = RULES[kind](5), RepeatingStage(), Clock()
+    drafter = Drafter(stage, rule, name="answer", clock=clock)
+    alone = Drafter(RepeatingStage(), rule, name="answer", clock=clock, guess=lambda ids, most: ())
+    session = DraftingSession(prompt, max_new_tokens=40, key=KEY, end_ids={END})
+    drafter.prefill(session)
+    server = VerifyServer(NumpyStage(0, 4), rule, key=KEY, end_ids={END})
+    num_drafted = 0
+    while not session.is_finished:
+        draft = drafter.draft(session, DraftLength(COSTS, most=9))
+        assert session.cached_len == len(session.ids) - 1 + draft.num_drafted
+        num_drafted += draft.num_drafted
+        same = DraftingSession(session.ids, max_new_tokens=40, key=KEY, end_ids={END})
+        expected = alone.finish(same)
+        assert expected[: len(draft.ids)] == draft.ids[: len(expected)]
+        session.take(server.handle(session.open_frame(draft.ids)))
+    assert stage.num_passes - 1 < (0.7 if repeats else 1.01) * num_drafted
 
 
 def test_a_cloud_that_is_gone_leaves_the_answer_to_the_device_flagged() -> None:
