@@ -11,8 +11,8 @@ import hmac
 import re
 from dataclasses import dataclass
 
-from edge_agent.anonymize.months import MONTHS
 from partition.text.fold import fold
+from partition.text.months import MONTHS
 
 _MAX_WEEKS = 520  # ten years back
 MAX_CHARACTERS = 24  # of a shifted date; what a stream holds back at most

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText, align
 from edge_agent.anonymize.lexicon import COMMON_NAMES, PARTICLES, STOP
-from edge_agent.anonymize.months import MONTHS
 from edge_agent.anonymize.span import Span, Step
 from edge_agent.flow import Entity, KnownValue
 from partition.text.fold import fold
+from partition.text.months import MONTHS
 
 _PLACEHOLDERS = frozenset(
     [

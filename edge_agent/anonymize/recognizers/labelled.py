@@ -28,6 +28,8 @@ _WORD_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._$\\-]*[A-Za-z0-9$]")
 _FIELD = re.compile(
     r"[^\n;|\"<>\]}\t]+?(?=\s*(?:[\n;|\"<>\]}\t]|  |$| - |, ?(?:cep|zip|tel|phone|fax)|\. |,? ?[A-Za-z]+:))"
 )
+# The next line of a header dump is no value of a name at this line's end.
+_ELEMENT = re.compile(r"[(\[][0-9a-f]{4}, ?[0-9a-f]{4}[)\]]")
 _POSTCODE = re.compile(
     r"(?i)[a-z]{1,2}\d[a-z\d]? ?\d[a-z]{2}(?![a-z0-9])|[a-z]\d[a-z] ?\d[a-z]\d|\d{5}(?:-\d{3,4})?(?!\d)|\d{8}(?!\d)|\d{6}(?!\d)|\d{2}\.\d{3}-\d{3}"
 )
@@ -87,7 +89,7 @@ def find_labelled(document: MatchText) -> Iterator[Span]:
             and _starts_line(document, match.start())
         ):
             start, separated = wide.end(), "\n" not in wide.group()
-        if start < len(document.text):
+        if start < len(document.text) and not _ELEMENT.match(document.folded, start - 1):
             yield from _value(document, kind, key, start, separated)
 
 

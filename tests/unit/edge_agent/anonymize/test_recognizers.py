@@ -119,6 +119,10 @@ def test_found_whatever_stands_beside_it(entity: str, value: str, around: str) -
         ("患者徐娟洋，女", "PERSON", "徐娟洋"),
         ("胡大爷发烧了", "PERSON", "胡"),
         ("欧阳主任", "PERSON", "欧阳"),
+        ("应韩主任邀请", "PERSON", "韩"),
+        ("审核医师：周一诺\n", "PERSON", "周一诺"),
+        ("司徒建国老人，97岁", "PERSON", "司徒建国"),
+        ("助产士：区浩然。", "PERSON", "区浩然"),
         ("93-year-old", "AGE", "93"),
         ("94F", "AGE", "94"),
         ("Age: 101", "AGE", "101"),
@@ -159,6 +163,8 @@ KEPT = [
     "10⁹/L, 7 m², 5-10 WBC/hpf, 10 x 12 mm",
     "lot HU41123, ref 0112680",
     "Texas, Brazil, Minas Gerais",
+    "(0008,1010) SH [] # 0, 1 StationName\n(0010,0010) PN [] # 0, 1 PatientName\n(0010,0020) LO []",
+    "审核医师：周一值班",
 ]
 
 
