@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cloud_service.commands.devices import devices
 from cloud_service.commands.fleet import fleet
 from cloud_service.commands.publish import publish
 from cloud_service.commands.tenants import tenants
@@ -159,6 +160,7 @@ def serve(
 cloud_service.add_command(publish)
 cloud_service.add_command(fleet)
 cloud_service.add_command(tenants)
+cloud_service.add_command(devices)
 cloud_service.add_command(tokens)
 
 

@@ -164,6 +164,18 @@ class TenantsConfig(_Section):
     default_quota: QuotaConfig = QuotaConfig()
 
 
+class EnrolmentConfig(_Section):
+    """How devices get certificates from this service; without a key it signs none."""
+
+    certificate: Path | None = None  # of the authority that signs, best an intermediate one
+    key: Path | None = None
+    server_authority: Path | None = None  # verifies `tls.certificate`; none: `tls.client_authority`
+    target: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$|^$")] = (
+        ""  # host:port of `listen` as devices reach it
+    )
+    certificate_days: Annotated[int, Field(ge=1, le=90)] = 90
+
+
 class CloudConfig(Settings):
     """Everything that can be configured."""
 
@@ -193,6 +205,7 @@ class CloudConfig(Settings):
     drain: DrainConfig = DrainConfig()
     state: StateConfig = StateConfig()
     tenants: TenantsConfig = TenantsConfig()
+    enrolment: EnrolmentConfig = EnrolmentConfig()
     releases: ReleasesConfig = ReleasesConfig()
     traces: TracesConfig = TracesConfig()
 
@@ -220,6 +233,18 @@ class CloudConfig(Settings):
             raise ValueError(
                 "`tls.certificate`, `tls.key` and `tls.client_authority` are needed; "
                 "`cloud-service init DIR` makes all three for development"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enrolment_is_whole(self) -> Self:
+        found = self.enrolment
+        if found.key is None and found.certificate is None:
+            return self
+        if None in (found.key, found.certificate, self.backend_listen) or not found.target:
+            raise ValueError(
+                "`enrolment` needs `certificate`, `key` and `target`, and `backend_listen` for devices "
+                "that have no certificate yet"
             )
         return self
 
@@ -267,6 +292,9 @@ _PATHS = (
     ("state", "directory"),
     ("state", "master_key"),
     ("tenants", "token_keys"),
+    ("enrolment", "certificate"),
+    ("enrolment", "key"),
+    ("enrolment", "server_authority"),
     ("releases", "directory"),
     ("releases", "online_keys"),
 )

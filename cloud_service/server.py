@@ -32,6 +32,7 @@ from cloud_service.logs import Event
 from cloud_service.metrics import Metrics
 from cloud_service.model_card import ModelCard
 from cloud_service.rpc.access import Access
+from cloud_service.rpc.enrolment_servicer import Enrolment, EnrolmentServicer
 from cloud_service.rpc.interceptors import (
     GuardInterceptor,
     RunningCalls,
@@ -52,8 +53,10 @@ from cloud_service.storage.saved_sessions import SavedSessions
 from cloud_service.storage.sessions import SessionTable
 from cloud_service.storage.state_store import StateStore, open_state
 from cloud_service.tenancy.credentials import backend_credentials, server_credentials
+from cloud_service.tenancy.devices import Devices
 from cloud_service.tenancy.tenants import make_tenants
 from cloud_service.tenancy.tokens import TokenVerifier
+from protos.enrolment.v1 import enrolment_pb2, enrolment_pb2_grpc
 from protos.errors import UnavailableError
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
@@ -76,6 +79,7 @@ _SERVICES: Final = tuple(
         (inference_pb2.DESCRIPTOR, "InferenceService"),
         (feedback_pb2.DESCRIPTOR, "FeedbackService"),
         (sync_pb2.DESCRIPTOR, "SyncService"),
+        (enrolment_pb2.DESCRIPTOR, "EnrolmentService"),
     )
 )
 
@@ -121,6 +125,7 @@ class CloudServer:
         master_key = load_master_key(config.state.master_key_path)
         envelope = Envelope(master_key)
         tenants = make_tenants(store, master_key, config)
+        devices = Devices(store, tenants, master_key)
         self._parts = ServiceParts(
             config=config,
             models=ModelSlot(),
@@ -141,10 +146,13 @@ class CloudServer:
         self._access = Access(
             store,
             tenants,
+            devices,
             TokenVerifier(config.tenants.token_keys),
             self.metrics,
             plaintext=LOOPBACK_IDENTITY if config.tls.insecure_loopback else None,
         )
+        self._devices = devices
+        self._enrolment = Enrolment(config, store, devices)
         self._calls = RunningCalls()
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -176,6 +184,7 @@ class CloudServer:
             asyncio.create_task(self._keep_house()),
             asyncio.create_task(self._renew_leases()),
             asyncio.create_task(self._save_sessions()),
+            asyncio.create_task(self._access.end_refused()),
             asyncio.create_task(self._watch_lag()),
             asyncio.create_task(self._releases.keep_house()),
         ]
@@ -241,6 +250,9 @@ class CloudServer:
             FeedbackServicer(self._parts), server
         )
         sync_pb2_grpc.add_SyncServiceServicer_to_server(SyncServicer(self._releases), server)
+        enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(
+            EnrolmentServicer(self._enrolment), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._config.reflection:
             from grpc_reflection.v1alpha import reflection
@@ -325,6 +337,9 @@ class CloudServer:
                 )
                 await parts.store.run(
                     lambda connection: parts.saved_sessions.purge(connection, now=time.time())
+                )
+                await parts.store.run(
+                    lambda connection: self._devices.purge(connection, now=time.time())
                 )
 
     async def _renew_leases(self) -> None:

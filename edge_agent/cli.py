@@ -12,6 +12,7 @@ import click
 
 from edge_agent.commands.anonymize import anonymize
 from edge_agent.commands.audits import audits
+from edge_agent.commands.enrol import enrol, renew
 from edge_agent.commands.models import models
 from edge_agent.commands.profile import profile
 from edge_agent.commands.sync import golden, sync
@@ -194,8 +195,10 @@ def status(config_path: Path | None, offline: bool, as_json: bool) -> None:
 
 edge_agent.add_command(anonymize)
 edge_agent.add_command(audits)
+edge_agent.add_command(enrol)
 edge_agent.add_command(models)
 edge_agent.add_command(profile)
+edge_agent.add_command(renew)
 edge_agent.add_command(sync)
 edge_agent.add_command(golden)
 

@@ -16,13 +16,15 @@ from cloud_service.tenancy.tenants import STANDARD_CLASS
 from partition.console_script import json_option, print_json
 
 if TYPE_CHECKING:
+    from cloud_service.config import CloudConfig
     from cloud_service.storage.state_store import StateStore
     from cloud_service.tenancy.tenants import Tenants
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _config_option(function: F) -> F:
+def config_option(function: F) -> F:
+    """Add the option that names the service's configuration."""
     return click.option(
         "--config",
         "config_path",
@@ -33,7 +35,8 @@ def _config_option(function: F) -> F:
 
 
 @contextmanager
-def _register(config_path: Path) -> Iterator[tuple[StateStore, Tenants]]:
+def opened_register(config_path: Path) -> Iterator[tuple[StateStore, Tenants, CloudConfig]]:
+    """Open a service's state, beside the service if it runs; yields the register of its tenants."""
     from cloud_service.config import load_config
     from cloud_service.storage.envelope import load_master_key
     from cloud_service.storage.state_store import StateStore, state_url
@@ -44,7 +47,8 @@ def _register(config_path: Path) -> Iterator[tuple[StateStore, Tenants]]:
     # Not exclusive: SQLite lets a command write beside the service.
     store = StateStore(state_url(config.state))
     try:
-        yield store, make_tenants(store, load_master_key(config.state.master_key_path), config)
+        master_key = load_master_key(config.state.master_key_path)
+        yield store, make_tenants(store, master_key, config), config
     finally:
         store.close()
 
@@ -67,14 +71,14 @@ def tenants() -> None:
     show_default=True,
     help="A word by which its latencies are told in the metrics.",
 )
-@_config_option
+@config_option
 @json_option
 def add(
     name: str, config_path: Path, service_class: str, as_json: bool, **limits: float | None
 ) -> None:
     """Register NAME and print its API key, which is shown this once."""
     quota = Quota(**{key: value for key, value in limits.items() if value is not None})  # type: ignore[arg-type]
-    with _register(config_path) as (store, register):
+    with opened_register(config_path) as (store, register, _):
         key = store.run_here(
             lambda connection: register.add(connection, name, quota, service_class)
         )
@@ -83,22 +87,22 @@ def add(
 
 @tenants.command()
 @click.argument("name")
-@_config_option
+@config_option
 @json_option
 def rotate(name: str, config_path: Path, as_json: bool) -> None:
     """Give NAME a new API key; the one before works until the next rotation."""
-    with _register(config_path) as (store, register):
+    with opened_register(config_path) as (store, register, _):
         key = store.run_here(lambda connection: register.rotate(connection, name))
     _show_key(name, key.text, as_json)
 
 
 @tenants.command()
 @click.argument("name")
-@_config_option
+@config_option
 @json_option
 def revoke(name: str, config_path: Path, as_json: bool) -> None:
     """Refuse NAME from now on: its keys, its tokens and its certificates."""
-    with _register(config_path) as (store, register):
+    with opened_register(config_path) as (store, register, _):
         store.run_here(lambda connection: register.revoke(connection, name))
     if as_json:
         print_json({"tenant": name, "active": False})
@@ -107,11 +111,11 @@ def revoke(name: str, config_path: Path, as_json: bool) -> None:
 
 
 @tenants.command("list")
-@_config_option
+@config_option
 @json_option
 def list_tenants(config_path: Path, as_json: bool) -> None:
     """Show all registered tenants, their limits and today's bill."""
-    with _register(config_path) as (store, register):
+    with opened_register(config_path) as (store, register, _):
         rows = store.run_here(register.list)
     documents = [
         {

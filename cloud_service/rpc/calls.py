@@ -30,6 +30,7 @@ class Call:
     code: grpc.StatusCode = grpc.StatusCode.OK
     request_id: str = ""
     known_identity: Identity | None = None
+    certificate_serial: str | None = None  # hexadecimal; None: a token or key alone was shown
     tenant: Tenant | None = None
     meter: TenantMeter | None = None
     span: Span = field(default_factory=Span, repr=False)

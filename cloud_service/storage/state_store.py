@@ -91,6 +91,28 @@ USAGE_DAYS = sa.Table(
     sa.Column("day", sa.String(10), primary_key=True),  # UTC, ISO 8601
     sa.Column("micro_usd", sa.BigInteger, nullable=False),
 )
+DEVICES = sa.Table(
+    "devices",
+    METADATA,
+    sa.Column("tenant", _LABEL, primary_key=True),
+    sa.Column("device", _LABEL, primary_key=True),
+    sa.Column("active", sa.Boolean, nullable=False, index=True),
+    sa.Column("serial", sa.String(40)),  # hexadecimal, of its certificate
+    sa.Column("previous_serial", sa.String(40)),  # still good until it runs out
+    sa.Column("expires", sa.Float),  # Unix seconds, of its certificate
+    sa.Column("changed", sa.Float, nullable=False),
+)
+ENROLMENT_CODES = sa.Table(
+    "enrolment_codes",
+    METADATA,
+    sa.Column("tenant", _LABEL, primary_key=True),
+    sa.Column("code_id", sa.String(12), primary_key=True, index=True),
+    sa.Column("device", _LABEL, nullable=False),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False),  # the code itself is nowhere
+    sa.Column("expires", sa.Float, nullable=False, index=True),
+    sa.Column("request_sha256", sa.LargeBinary(32)),  # what it was used for
+    sa.Column("certificate", sa.Text),  # what came of it
+)
 SESSIONS = sa.Table(
     "sessions",
     METADATA,

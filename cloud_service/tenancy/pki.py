@@ -23,12 +23,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cloud_service.errors import PkiError
 from cloud_service.identity import Identity, is_label
 from cloud_service.storage.private_file import write_private
+from cloud_service.tenancy.certificates import certificate_builder, key_usage, sign_leaf
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 397  # what clients of public authorities accept at most
 DEVICE_DAYS = 90
 DEFAULT_HOSTS = ("localhost", "127.0.0.1")
-_CLOCK_SKEW = dt.timedelta(minutes=5)  # a device's clock may be behind ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +72,11 @@ def create_authority(root: Path, *, hosts: Sequence[str] = DEFAULT_HOSTS) -> Cer
     _refuse_to_overwrite(folder.authority, folder.server)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Tandem development authority")])
-    builder = _builder(subject=name, issuer=name, key=key, days=AUTHORITY_DAYS)
+    builder = certificate_builder(
+        subject=name, issuer=name, public_key=key.public_key(), days=AUTHORITY_DAYS
+    )
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
+    builder = builder.add_extension(key_usage(signs_certificates=True), critical=True)
     certificate = builder.sign(key, hashes.SHA256())
     _write_pair(folder.authority, certificate, key)
     names = [_host_name(host) for host in hosts]
@@ -122,16 +124,10 @@ def _issue(
 ) -> None:
     authority, authority_key = _load_authority(folder.authority)
     key = ec.generate_private_key(ec.SECP256R1())
-    # Who it is stands in the alternative name only: two places could disagree.
-    subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tandem")])
-    builder = _builder(subject=subject, issuer=authority.subject, key=key, days=days, now=now)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
-    builder = builder.add_extension(_key_usage(signs_certificates=False), critical=True)
-    builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-    builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
-    builder = builder.add_extension(issuer, critical=False)
-    _write_pair(pair, builder.sign(authority_key, hashes.SHA256()), key)
+    certificate = sign_leaf(
+        authority, authority_key, key.public_key(), names, usage, days=days, now=now
+    )
+    _write_pair(pair, certificate, key)
 
 
 def _load_authority(pair: KeyPair) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
@@ -146,41 +142,6 @@ def _load_authority(pair: KeyPair) -> tuple[x509.Certificate, ec.EllipticCurvePr
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise PkiError(f"{pair.key}: not a key that this command makes; use your own authority")
     return certificate, key
-
-
-def _builder(
-    *,
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    days: int,
-    now: dt.datetime | None = None,
-) -> x509.CertificateBuilder:
-    now = now or dt.datetime.now(dt.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCK_SKEW)
-        .not_valid_after(now + dt.timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _host_name(host: str) -> x509.GeneralName:

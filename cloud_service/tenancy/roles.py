@@ -9,6 +9,7 @@ from typing import Final
 _INFERENCE: Final = "tandem.inference.v1.InferenceService"
 _FEEDBACK: Final = "tandem.feedback.v1.FeedbackService"
 _SYNC: Final = "tandem.sync.v1.SyncService"
+_ENROLMENT: Final = "tandem.enrolment.v1.EnrolmentService"
 
 
 class Role(enum.StrEnum):
@@ -35,6 +36,7 @@ ALLOWED: Final[Mapping[tuple[str, str], frozenset[Role]]] = {
     (_SYNC, "GetBlob"): _FETCH,
     (_SYNC, "WatchDesired"): frozenset({Role.DEVICE}),
     (_SYNC, "Report"): frozenset({Role.DEVICE}),
+    (_ENROLMENT, "Renew"): frozenset({Role.DEVICE}),
     ("grpc.health.v1.Health", "Check"): _EVERYBODY,
     ("grpc.health.v1.Health", "Watch"): _EVERYBODY,
     ("grpc.health.v1.Health", "List"): _EVERYBODY,
@@ -42,6 +44,10 @@ ALLOWED: Final[Mapping[tuple[str, str], frozenset[Role]]] = {
     ("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo"): _EVERYBODY,
     ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo"): _EVERYBODY,
 }
+
+
+# Answered to callers that nobody knows yet: a device comes here to become known.
+OPEN: Final = frozenset({(_ENROLMENT, "GetAuthority"), (_ENROLMENT, "Enrol")})
 
 
 def may_call(role: Role, service: str, method: str) -> bool:

@@ -155,6 +155,12 @@ class Tenants:
             )
         return self._tenant(connection, row)
 
+    def revoked(self, connection: sa.Connection) -> frozenset[str]:
+        """Every tenant that was revoked."""
+        return frozenset(
+            connection.scalars(sa.select(TENANTS.c.tenant).where(TENANTS.c.active.is_(False)))
+        )
+
     def by_key(self, connection: sa.Connection, text: str) -> Identity:
         """The caller that shows an API key.
 

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloud_service.cli import main
 from cloud_service.tenancy.pki import CertificateFolder
-from cloud_service.tenancy.roles import ALLOWED, Role, may_call
+from cloud_service.tenancy.roles import ALLOWED, OPEN, Role, may_call
+from protos.enrolment.v1 import enrolment_pb2
 from protos.errors import (
     PermissionDeniedError,
     QuotaExceededError,
@@ -155,11 +156,12 @@ def test_every_method_names_who_may_call_it() -> None:
     """One that is served and not listed is refused to everybody."""
     served = {
         (service.full_name, method.name)
-        for file in (inference_pb2, feedback_pb2, sync_pb2)
+        for file in (inference_pb2, feedback_pb2, sync_pb2, enrolment_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
-    assert served == {key for key in ALLOWED if key[0].startswith("tandem.")}
+    assert served == {key for key in ALLOWED if key[0].startswith("tandem.")} | OPEN
+    assert {method for _, method in OPEN} == {"GetAuthority", "Enrol"}  # nothing else to strangers
     assert not may_call(Role.DEVICE, "tandem.inference.v1.InferenceService", "Other")
     assert not any(may_call(Role.OPERATOR, *key) for key in served if key[1] == "Generate")
 

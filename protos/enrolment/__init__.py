@@ -1,0 +1,1 @@
+"""Package tandem.enrolment."""
