@@ -1,0 +1,1 @@
+"""Many replicas of the service on a Ray cluster, behind one address; needs the extra ``ray``."""
