@@ -1,16 +1,17 @@
 """How far the cost model is from what really happens, and whether the planner picks what is really fastest.
 
-Predicted against measured seconds of whole answers, for local, cloud, verify and split, over round trips and bandwidths;
-device and cloud on this machine, one thread each. Everything that a prediction uses is measured before: both models and the
-split's layers as ``edge-agent profile`` does, each link by the probe, the acceptance of drafts on other reports. An error is
-that of a cell: one mode over one link, the mean of its answers. ``choice`` is among the modes of a request that leaves, and
-among all. With ``--seconds`` in slices.
+Predicted against measured seconds of whole answers, for local, cascade, cloud, verify and split, over round trips and
+bandwidths; device and cloud on this machine, one thread each. Everything that a prediction uses is measured before: both models
+and the split's layers as ``edge-agent profile`` does, each link by the probe, acceptance and seconds of drafts on other reports.
+In the cascade the device answers every report, and the cloud after it every third; that share stands for a certificate's. An
+error is that of a cell: one mode over one link, the mean of its answers. ``choice`` is among the modes of a request that
+leaves, and among all. With ``--seconds`` in slices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from benchmarks._cloud_pair import CloudPair, EdgeModel, Timing, cloud_pair
-from benchmarks._kept import Kept
+from benchmarks._kept import Kept, build_of
 from benchmarks._report_prompts import ReportPrompts, ids_of
 from benchmarks.line import Line, Options
 from edge_agent.extend.first_layers import FirstLayers
@@ -30,6 +31,7 @@ from partition.planning.cost import (
     Routing,
     Scenario,
     Workload,
+    cascade,
     cloud,
     local,
     round_costs,
@@ -42,7 +44,9 @@ MODEL = "smollm2-135m-instruct"
 OUTPUT_TOKENS = 16
 CUT = 15
 CODEC = Codec.INT8
-MODES = (Mode.LOCAL, Mode.CLOUD, Mode.VERIFY, Mode.SPLIT)
+MODES = (Mode.LOCAL, Mode.CASCADE, Mode.CLOUD, Mode.VERIFY, Mode.SPLIT)
+STAYING = frozenset({Mode.LOCAL, Mode.CASCADE})  # modes that begin with the device's own answer
+UNSURE_EVERY = 3  # of how many reports the cloud answers one in the cascade
 _FIRST_MEASURED = 20  # reports before it are for the acceptance
 _NEAR = 1.05  # a choice this close to the best is as good
 _COMPUTE = TypeAdapter(Compute)
@@ -53,13 +57,14 @@ def run(options: Options) -> Iterator[Line]:
     """Measure."""
     trips = (0, 50) if options.quick else (0, 20, 50, 100)
     rates = (10,) if options.quick else (1, 10, 100)
-    kept = Kept(f"plan-accuracy-{MODEL}-{OUTPUT_TOKENS}", options.seconds)
+    modes = build_of("partition/extend", "partition/generation", "edge_agent/extend")
+    kept = Kept(f"plan-accuracy-{MODEL}-{OUTPUT_TOKENS}-{modes}", options.seconds)
     edge = EdgeModel(MODEL)
     layers = edge.layers(CUT)
     with cloud_pair(MODEL) as pair:
         grid = _Grid(pair, edge, layers, ReportPrompts(options.data), kept)
         if grid.profiled():
-            for report in range(1 if options.quick else 3):
+            for report in range(UNSURE_EVERY):
                 for trip_ms in trips:
                     for mbit in rates:
                         grid.measure(trip_ms, mbit, report)
@@ -95,11 +100,11 @@ class _Grid:
             if None in values:
                 return False
             self._device, self._device_layers, self._server = map(_COMPUTE.validate_python, values)
-            self._acceptance = 0.8
-            acceptance = kept.get("acceptance", self._measure_acceptance)
-        if acceptance is None:
+            self._acceptance, self._drafting = 0.8, 1.0
+            drafts = kept.get("drafts", self._measure_drafts)
+        if drafts is None:
             return False
-        self._acceptance = acceptance
+        self._acceptance, self._drafting = drafts
         return True
 
     def measure(self, trip_ms: int, mbit: int, report: int) -> None:
@@ -136,6 +141,12 @@ class _Grid:
         counts: dict[str, int] = {}
         if mode is Mode.LOCAL:
             timing = self._edge.write(prompt, OUTPUT_TOKENS)
+        elif mode is Mode.CASCADE:
+            timing = self._edge.write(prompt, OUTPUT_TOKENS)
+            if _is_unsure(report):
+                own_s = timing.total_s
+                timing = self._pair.stream(text, OUTPUT_TOKENS)
+                timing = replace(timing, total_s=own_s + timing.total_s)
         elif mode is Mode.CLOUD:
             timing = self._pair.stream(text, OUTPUT_TOKENS)
         elif mode is Mode.VERIFY:
@@ -162,6 +173,8 @@ class _Grid:
         scenario = self._scenario(link, row["prompt"], max(1, row["tokens"]))
         if mode is Mode.SPLIT:
             return split(scenario, CUT)
+        if mode is Mode.CASCADE:
+            return cascade(scenario)
         return {Mode.LOCAL: local, Mode.CLOUD: cloud, Mode.VERIFY: verify}[mode](scenario)
 
     def _scenario(self, link: Link, prompt_tokens: int, output_tokens: int) -> Scenario:
@@ -171,14 +184,17 @@ class _Grid:
             cloud=self._server,
             link=link,
             workload=Workload(prompt_tokens=prompt_tokens, output_tokens=output_tokens),
-            routing=Routing(local_quality=0.95),
+            routing=Routing(local_share=1 - 1 / UNSURE_EVERY, local_quality=0.95),
             survival=geometric(self._acceptance),
+            drafting=self._drafting,
             codec=CODEC,
         )
 
-    def _measure_acceptance(self) -> float:
+    def _measure_drafts(self) -> tuple[float, float]:
+        """How often drafts stand, and what one takes, of the seconds that the profile says."""
         link = Link(round_trip_s=0.02, up_bytes_per_s=1e9, down_bytes_per_s=1e9)
         stood = judged = 0
+        ratios = []
         for report in range(6):
             prompt = ids_of(self._edge, self._prompts.text(report))
             costs = round_costs(self._scenario(link, len(prompt), OUTPUT_TOKENS))
@@ -186,9 +202,10 @@ class _Grid:
                 self._edge, prompt, OUTPUT_TOKENS, costs=costs, acceptance=self._learnt
             )
             stood += result.num_accepted
-            # In a round with a refusal one draft was judged and refused; the rest of it was not judged.
-            judged += min(result.num_drafted, result.num_accepted + result.num_rounds)
-        return (stood + 1) / (judged + 2)
+            judged += result.num_judged
+            if result.draft_s is not None:
+                ratios.append(result.draft_s / costs.draft_s)
+        return (stood + 1) / (judged + 2), float(np.mean(ratios or [1.0]))
 
     def lines(self) -> Iterator[Line]:
         """Errors by cell, over the grid, and how good the choice was."""
@@ -212,7 +229,7 @@ class _Grid:
             for leaves in near:
                 near[leaves].append(
                     _is_near_best(
-                        {m: v for m, v in means.items() if m is not Mode.LOCAL or not leaves}
+                        {m: v for m, v in means.items() if m not in STAYING or not leaves}
                     )
                 )
         if not errors:
@@ -227,6 +244,10 @@ class _Grid:
                 unit="share of cells",
                 runs=len(near[leaves]),
             )
+
+
+def _is_unsure(report: int) -> bool:
+    return report % UNSURE_EVERY == 0
 
 
 def _is_near_best(means: dict[Mode, tuple[float, ...]]) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from benchmarks._cloud_pair import CloudPair, EdgeModel, Timing, cloud_pair, no_drafts
-from benchmarks._kept import Kept
+from benchmarks._kept import Kept, build_of
 from benchmarks._report_prompts import ReportPrompts, ids_of
 from benchmarks.line import Line, Options
 from partition.extend.draft_length import Acceptance, RoundCosts, break_even_round_trip_s, geometric
@@ -37,7 +37,8 @@ def run(options: Options) -> Iterator[Line]:
     """Measure."""
     small, large = PAIRS[options.quick]
     limit = 24 if options.quick else 48
-    kept = Kept(f"verify-{small}-{large}-{limit}", options.seconds)
+    modes = build_of("partition/extend", "partition/generation", "edge_agent/extend")
+    kept = Kept(f"verify-{small}-{large}-{limit}-{modes}", options.seconds)
     prompts = ReportPrompts(options.data)
     edge = EdgeModel(small)
     with cloud_pair(large) as pair:
