@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import queue
 import threading
@@ -23,6 +24,7 @@ from edge_agent.sync.running import Stay, begin, sync_folder
 from edge_agent.sync.switch import Switch
 from partition.task import Task
 from protos.request_id import new_request_id
+from protos.tracing import span
 
 if TYPE_CHECKING:
     from edge_agent.config import EdgeConfig
@@ -206,13 +208,18 @@ class EdgeAgent:
             WireError: The cloud refuses the request for good; the message says why.
         """
         request = self._as_request(question, task)
-        try:
-            with self._switch.use() as parts:  # the whole way with one release
-                cancel = cancel or Cancellation()
-                answer = self._journey(parts, request, on_text=on_text, cancel=cancel).run()
-        except Exception:
-            self.metrics.failed(self._task_label(request.task))
-            raise
+        label = self._task_label(request.task)
+        with span("request") as told:  # its steps, and what the cloud does of it, are below
+            told.set(tandem__task=label)
+            try:
+                with self._switch.use() as parts:  # the whole way with one release
+                    cancel = cancel or Cancellation()
+                    answer = self._journey(parts, request, on_text=on_text, cancel=cancel).run()
+            except Exception as error:
+                self.metrics.failed(label)
+                told.fail(type(error).__name__)
+                raise
+            told.set(tandem__route=answer.route.value, tandem__sent_bytes=answer.sent_bytes)
         with self._counting:
             self._routes[answer.route] += 1
         self.metrics.answered(request.task, answer)
@@ -253,7 +260,11 @@ class EdgeAgent:
             except Exception as error:  # crosses to the reader's thread, and is raised there
                 put(error)
 
-        worker = threading.Thread(target=work, name="tandem-stream", daemon=True)
+        # In the caller's context, whose trace goes on there.
+        within = contextvars.copy_context()
+        worker = threading.Thread(
+            target=lambda: within.run(work), name="tandem-stream", daemon=True
+        )
         worker.start()
         try:
             while True:

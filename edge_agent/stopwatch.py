@@ -1,10 +1,12 @@
-"""How long each step of one request took."""
+"""How long each step of one request took; each is a span of its trace, where there is one."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from protos.tracing import span
 
 
 class Stopwatch:
@@ -19,7 +21,8 @@ class Stopwatch:
         """Add the time of the block to a step; the same name twice adds up."""
         started = time.perf_counter()
         try:
-            yield
+            with span(name):
+                yield
         finally:
             self._ms[name] = self._ms.get(name, 0.0) + (time.perf_counter() - started) * 1000
 

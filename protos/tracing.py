@@ -1,13 +1,12 @@
 """Traces that go on from one end to the other: the W3C trace context in the metadata of calls.
 
-Only where OpenTelemetry's API is installed (the extra ``trace``) and the program has set up an SDK; otherwise nothing is
-made, sent or read. A span holds names, numbers and statuses: never text of a request, and no exception, whose text might.
+Only where the program has set up OpenTelemetry's SDK (the extra ``trace``); otherwise nothing is made, sent, read or imported. A span holds names, numbers and statuses: never text of a request, and no exception, whose text might.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -45,14 +44,9 @@ class Span:
 _NO_SPAN: Final = Span()
 
 
-@functools.cache
-def _is_installed() -> bool:
-    return importlib.util.find_spec("opentelemetry") is not None
-
-
 def _is_on() -> bool:
-    """Whether the API is here and the program has set an SDK up."""
-    if not _is_installed():
+    """Whether the program has set an SDK up; then it has imported the API, and nobody else pays for that."""
+    if "opentelemetry.trace" not in sys.modules:
         return False
     from opentelemetry import trace
 
@@ -80,6 +74,25 @@ def span(name: str, *, kind: str = "INTERNAL") -> Iterator[Span]:
         set_status_on_exception=False,
     ) as inner:
         yield Span(inner)
+
+
+def past_span(name: str, *, started_s: float, ended_s: float, **values: str | float) -> None:
+    """Make a span below the current one of what has happened already, on another thread for instance.
+
+    Args:
+        name: What was done; a closed set of names.
+        started_s: When, on the clock of time.monotonic.
+        ended_s: Likewise.
+        values: Its attributes, named as in :meth:`Span.set`.
+    """
+    if not _is_on():
+        return
+    from opentelemetry import trace
+
+    offset_s = time.time() - time.monotonic()
+    made = trace.get_tracer(SCOPE).start_span(name, start_time=int((started_s + offset_s) * 1e9))
+    Span(made).set(**values)
+    made.end(end_time=int((ended_s + offset_s) * 1e9))
 
 
 @contextmanager

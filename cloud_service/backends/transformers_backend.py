@@ -39,6 +39,7 @@ from protos.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from protos.tracing import past_span
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class TransformersBackend:
                 if letter.text or letter.token_ids:
                     yield TextDelta(text=letter.text, token_ids=tuple(letter.token_ids))
                 if letter.outcome is not None:
+                    _trace(letter.outcome)
                     yield _completed(job, letter.outcome, listener, prompt)
                     return
                 if letter.is_interrupted:
@@ -190,6 +192,20 @@ class _Listener:
         ):
             self._mailbox.add_tokens(rest, [])
         self._mailbox.add_outcome(outcome)
+
+
+def _trace(outcome: JobOutcome) -> None:
+    """Tell the call's trace when the engine worked on it."""
+    if outcome.started_s is not None:
+        past_span(
+            "engine",
+            started_s=outcome.started_s,
+            ended_s=outcome.ended_s,
+            tandem__steps=outcome.num_steps,
+            tandem__queue_us=outcome.queue_us,
+            tandem__compute_us=outcome.compute_us,
+            tandem__cached_tokens=outcome.cached_tokens,
+        )
 
 
 def _completed(job: Job, outcome: JobOutcome, listener: _Listener, prompt: Prompt) -> Completed:

@@ -301,6 +301,7 @@ class BatchingEngine:
         for share, rows in zip(shares, results, strict=True):
             sequence = share.sequence
             sequence.owner.compute_s += seconds * share.num_tokens / num_tokens
+            sequence.owner.num_steps += 1
             self._scheduler.computed(share)
             if sequence.hidden is not None:
                 sequence.hidden = sequence.hidden[share.num_tokens :]

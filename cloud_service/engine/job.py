@@ -32,6 +32,11 @@ class JobOutcome:
     cached_tokens: int = 0
     compute_us: int = 0
     queue_us: int = 0
+    started_s: float | None = (
+        None  # of its first step, on the clock of time.monotonic; None: it had none
+    )
+    ended_s: float = 0.0
+    num_steps: int = 0
     label_log_probabilities: tuple[float, ...] = ()
 
 

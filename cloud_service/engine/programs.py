@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from cloud_service.engine.job import Job, JobEnd, JobOutcome
@@ -30,6 +31,9 @@ class Report:
                 cached_tokens=min(owner.cached_tokens or 0, len(self._job.prompt_ids)),
                 compute_us=round(owner.compute_s * 1e6),
                 queue_us=round(waited_s * 1e6),
+                started_s=owner.first_step_s,
+                ended_s=time.monotonic(),
+                num_steps=owner.num_steps,
                 label_log_probabilities=scores,
             )
         )

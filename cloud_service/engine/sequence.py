@@ -68,6 +68,7 @@ class Owner:
     is_wanted: bool = True  # False: its caller hung up
     first_step_s: float | None = None
     compute_s: float = 0.0
+    num_steps: int = 0
     num_expected: int = 0  # tokens of the answer that are still to come, as far as can be told
     cached_tokens: int | None = None  # found in the prefix cache, of the first sequence
 

@@ -21,6 +21,7 @@ from partition.extend.frame_messages import (
 from partition.extend.frames import Agreement, Mismatch
 from protos.errors import InvalidRequestError
 from protos.inference.v1 import inference_pb2
+from protos.tracing import span
 
 
 async def answer_stream(
@@ -77,7 +78,9 @@ async def answer_stream(
         except FrameError as error:
             raise InvalidRequestError(str(error)) from error
         deadline_s = min(call.deadline_s, time.monotonic() + DEFAULT_FRAME_S)
-        reply = await session.answer(frame, deadline_s=deadline_s)
+        with span("frame") as told:
+            told.set(tandem__positions=frame.num_positions)
+            reply = await session.answer(frame, deadline_s=deadline_s)
         sessions.changed(identity, session)
         yield reply_to_message(reply)
     if draining.is_set:

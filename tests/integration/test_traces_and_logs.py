@@ -35,24 +35,37 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from protos.errors import WireError
-from protos.tracing import span
 from tests.cloud_harness import Site
-from tests.integration.test_edge_to_cloud import ask, client_of
+from tests.integration.test_edge_to_cloud import client_of
+from tests.unit.edge_agent.test_agent import Bench
 
 endpoint, root, model, address, secret = sys.argv[1:]
 provider = TracerProvider(resource=Resource.create({"service.name": "device"}))
 provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
 trace.set_tracer_provider(provider)
+tracer = trace.get_tracer("the program")
 with client_of(Site(Path(root), Path(model)), address) as client:
-    with span("request"):
-        ask(client, "r-1", secret)
-    with span("refused"):
-        try:
-            ask(client, "r-2", secret * 100_000)
-        except WireError as error:
-            print(error.reason)
+    agent = Bench(Path(root), client).agent
+    agent.ask("quite sure: " + secret, task="chat")
+    agent.ask("Is it large, " + secret, task="chat")
+    with tracer.start_as_current_span("screen"):
+        *_, answer = agent.stream("And now, " + secret, task="chat")
+    try:
+        agent.ask(secret * 300, task="chat")  # more than the model there holds
+    except WireError as error:
+        print(error.reason)
+    agent.close()
 provider.shutdown()
 """
+
+
+GENERATE = "tandem.inference.v1.InferenceService/Generate"
+SERVER = 2  # of OTLP's kinds of spans
+CLOCK_NS = 1_000_000  # what one process's clocks may differ by
+
+
+def values_of(span: Any) -> dict[str, Any]:
+    return {pair.key: pair.value for pair in span.attributes}
 
 
 class Collector:
@@ -138,21 +151,41 @@ def test_one_trace_from_device_to_cloud(site: Site) -> None:
         assert code == 0
         spans = taken.spans()
     by_id = {span.span_id: (service, span) for service, span in spans}
-    served = [span for service, span in spans if service == "tandem-cloud"]
-    assert [span.name for span in served] == ["tandem.inference.v1.InferenceService/Generate"] * 2
-    for span in served:
-        service, caller = by_id[span.parent_span_id]
-        assert (service, caller.name) == ("device", span.name)
-        _, root = by_id[caller.parent_span_id]
-        assert root.name in ("request", "refused")
-        assert span.trace_id == caller.trace_id == root.trace_id
-    good, refused = served
-    values = {pair.key: pair.value for pair in good.attributes}
+
+    def names_above(span: Any) -> list[str]:
+        """From a span up to its root, and nothing of another trace."""
+        names = []
+        while span.parent_span_id:
+            child, (_, span) = span, by_id[span.parent_span_id]
+            assert child.trace_id == span.trace_id
+            assert span.start_time_unix_nano <= child.start_time_unix_nano + CLOCK_NS
+            names.append(span.name)
+        return names
+
+    device = [span for service, span in spans if service == "device"]
+    roots = [span for span in device if not span.parent_span_id]
+    assert sorted(span.name for span in roots) == ["request", "request", "request", "screen"]
+    assert len({span.trace_id for span in roots}) == 4
+    local = next(span for span in device if span.name == "request")
+    assert values_of(local)["tandem.route"].string_value == "LOCAL"
+    steps = {span.name for span in device if span.parent_span_id == local.span_id}
+    assert {"preprocess", "anonymize", "local_model", "router"} <= steps
+    served = [span for service, span in spans if service == "tandem-cloud" and span.kind == SERVER]
+    way = [GENERATE, "cloud", "request"]
+    assert [span.name for span in served] == [GENERATE] * 3
+    assert [names_above(span) for span in served] == [way, [*way, "screen"], way]
+    good, _, refused = served
+    values = values_of(good)
     assert values["tandem.tenant"].string_value == "clinic"
-    assert values["tandem.output_tokens"].int_value == 8
+    assert values["tandem.output_tokens"].int_value > 0
     assert values["rpc.grpc.status_code"].int_value == 0
     assert [event.name for event in good.events] == ["first token"]
     assert refused.status.message == "INVALID_ARGUMENT"
+    engine = [span for service, span in spans if span.name == "engine"]
+    assert [names_above(span) for span in engine] == [[GENERATE, *way], [GENERATE, *way, "screen"]]
+    for span in engine:
+        assert values_of(span)["tandem.steps"].int_value > 1
+        assert span.start_time_unix_nano < span.end_time_unix_nano
     everything = b"".join(taken.bodies) + log.encode()
     for word in SECRET.split():
         assert word.encode() not in everything
@@ -163,6 +196,7 @@ def _log_is_structured(log: str, trace_id: str) -> None:
     lines = [json.loads(line) for line in log.splitlines()]
     calls = [line for line in lines if line["event"] == "call"]
     assert [(line["method"], line["code"]) for line in calls] == [
+        ("Generate", "OK"),
         ("Generate", "OK"),
         ("Generate", "INVALID_ARGUMENT"),
     ]
