@@ -65,7 +65,9 @@ class Drafter:
         session.cached_len = min(session.cached_len, len(session.ids) - 1)
         ids: list[int] = []
         probabilities: list[float] = []
-        while len(ids) < most and length.should_draft(probabilities):
+        while (
+            len(ids) < most and not session.would_finish(ids) and length.should_draft(probabilities)
+        ):
             fed = session.to_feed if not ids else (ids[-1],)
             # The pass gives one token more than were guessed.
             guess = self._guess((*session.ids, *ids), min(MOST_GUESSED, most - len(ids) - 1))
@@ -75,7 +77,7 @@ class Drafter:
                 token = choose(logits, self._rule, position=len(session.ids) + len(ids))
                 ids.append(token)
                 probabilities.append(_probability(logits, token))
-                if token != guessed:
+                if token != guessed or session.would_finish(ids):
                     break
                 session.cached_len += 1
         seconds = self._clock() - start

@@ -42,14 +42,15 @@ class VerifyResult:
     num_rounds: int
     num_drafted: int  # sent to be verified
     num_accepted: int
+    num_refused: int  # one a round at most; drafts behind it were not judged
     draft_s: float | None  # seconds a drafted token; None: nothing was drafted
     seconds: float
     sent_bytes: int
 
     @property
     def num_judged(self) -> int:
-        """Drafts that the cloud accepted or refused; those behind a refusal were not judged."""
-        return min(self.num_drafted, self.num_accepted + self.num_rounds)
+        """Drafts that the cloud compared with its own tokens."""
+        return self.num_accepted + self.num_refused
 
 
 class Verification:
@@ -103,7 +104,7 @@ class Verification:
         self._wants_latency = wants_latency
         self._finish_locally = finish_locally
         self._draft = Average()
-        self._num_rounds = self._num_drafted = self._num_accepted = 0
+        self._num_rounds = self._num_drafted = self._num_accepted = self._num_refused = 0
 
     def run(self) -> VerifyResult:
         """Answer. Raises nothing of the network: a lost way is an ending."""
@@ -141,17 +142,19 @@ class Verification:
         )
 
     def _learn(self, reply: Extended, draft: Draft, seconds: float) -> None:
-        sent = len(draft.ids)
+        sent, accepted = len(draft.ids), reply.num_accepted
+        # A drafted end counts as the cloud's own token on the wire: it was neither accepted nor refused.
+        is_end_drafted = accepted < sent and draft.ids[accepted] == reply.next_id
+        judged = draft.probabilities[:accepted] if is_end_drafted else draft.probabilities
         self._num_rounds += 1
         self._num_drafted += sent
-        self._num_accepted += reply.num_accepted
+        self._num_accepted += accepted
+        self._num_refused += accepted < sent and not is_end_drafted
         if self._num_rounds == 1:
             return
         if draft.num_drafted:
             self._draft.add(draft.seconds / draft.num_drafted)
-        self._length.observe(
-            seconds=seconds, probabilities=draft.probabilities, num_accepted=reply.num_accepted
-        )
+        self._length.observe(seconds=seconds, probabilities=judged, num_accepted=accepted)
         slope = self._costs.verify_per_draft_s
         base = self._costs.verify_base_s
         seen = self._exchange.server.value
@@ -198,6 +201,7 @@ class Verification:
             num_rounds=self._num_rounds,
             num_drafted=self._num_drafted,
             num_accepted=self._num_accepted,
+            num_refused=self._num_refused,
             draft_s=self._draft.value,
             seconds=self._clock() - started,
             sent_bytes=self._exchange.sent_bytes,

@@ -152,6 +152,10 @@ def test_the_drafter_does_not_change_the_text(kind: str, noise: float, seed: int
     run = verify(prompt, rule, drafter_noise=noise, drafter_seed=seed)
     assert run.result.ending is Ending.VERIFIED
     assert run.result.ids == cloud_alone(prompt, rule, 40)
+    result = run.result
+    assert result.num_judged == result.num_accepted + result.num_refused <= result.num_drafted
+    if noise == seed == 0:  # the cloud's own model: nothing to refuse, not even the end
+        assert result.num_refused == 0
 
 
 def test_a_good_drafter_saves_cloud_passes_and_round_trips() -> None:
