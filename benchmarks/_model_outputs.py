@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge_agent.flow import LabelScore, LocalAnswer, Request
 from edge_agent.local_model import LocalModel
-from partition.stages.stage_files import BUILDER_VERSION
+from partition.stages.stage_files import ANSWERS_VERSION
 from partition.store.model_store import ModelStore
 from partition.task import Message, Role, Task
 
@@ -99,7 +99,7 @@ def compute_outputs(
 
 
 def _path(model: str, task: Task) -> Path:
-    return CACHE / f"{task.name}-{task.prompt_sha256[:12]}-{model}-build-{BUILDER_VERSION}.jsonl"
+    return CACHE / f"{task.name}-{task.prompt_sha256[:12]}-{model}-build-{ANSWERS_VERSION}.jsonl"
 
 
 def _hidden(answer: LocalAnswer) -> NDArray[np.float32]:

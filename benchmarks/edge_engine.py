@@ -24,6 +24,8 @@ MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 THREADS = 2
 PEERS = (("llama_cpp_peer", "llama_cpp"), ("openvino_peer", "openvino_genai"))
 _DECODED_TOKENS = 48
+_BATCHES = (2, 4, 8)
+_BATCHED_REPORTS = 16
 _SHORT_NAMES = {"smollm2-135m-instruct": "smollm2-135m", "qwen2.5-coder-0.5b-instruct": "qwen-0.5b"}
 _TASK = Path(__file__).parent.parent / "edge_agent" / "tasks" / "cxr-triage.toml"
 _TEXT_MARK = "\x00"
@@ -36,6 +38,7 @@ def run(options: Options) -> Iterator[Line]:
         model = ModelStore().get(name)
         cache_dir = platformdirs.user_cache_path("tandem") / "stages"
         with EngineProcess("ours", model, THREADS, cache_dir) as ours:
+            yield from _batches(_SHORT_NAMES[name], ours, _Prompts(model, options), runs)
             for module, package in PEERS:
                 if not is_installed(package):
                     continue
@@ -76,6 +79,12 @@ class _Prompts:
         while shared < len(fixed) and fixed[shared] == whole[shared]:
             shared += 1
         return list(whole[:shared]), list(whole[shared:])
+
+    def reports(self, count: int) -> tuple[list[int], list[list[int]]]:
+        """Several of them, with the shortest fixed part."""
+        found = [self.report() for _ in range(count)]
+        shared = min(len(fixed) for fixed, _ in found)
+        return found[0][0][:shared], [[*fixed[shared:], *rest] for fixed, rest in found]
 
     def _render(self, text: str) -> str:
         messages = self._task.render((Message(role=Role.USER, text=text),))
@@ -128,6 +137,27 @@ def _compare(
         peer=peer.name,
         less_is_better=True,
     )
+
+
+def _batches(model: str, ours: EngineProcess, prompts: _Prompts, runs: int) -> Iterator[Line]:
+    """Reports in batches against the same engine and as many reports one at a time."""
+
+    def seconds(batch: int) -> float:
+        fixed, rests = prompts.reports(_BATCHED_REPORTS)
+        return ours.ask("verdicts", fixed, rests, prompts.labels, batch)
+
+    seconds(1), seconds(max(_BATCHES))  # warm
+    found = [(seconds(1), *(seconds(batch) for batch in _BATCHES)) for _ in range(runs)]
+    alone, *together = (statistics.median(times) for times in zip(*found, strict=True))
+    for batch, time_s in zip(_BATCHES, together, strict=True):
+        yield Line(
+            case=f"batch of {batch} verdicts cxr-triage {model}",
+            ours=_BATCHED_REPORTS / time_s,
+            theirs=_BATCHED_REPORTS / alone,
+            unit="reports/s",
+            runs=runs,
+            peer="the same engine, one at a time",
+        )
 
 
 _OWN_REPORT = (

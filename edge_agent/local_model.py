@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +14,9 @@ from edge_agent.locked_stage import LockedStage
 from partition.task import Message, Task, TaskKind
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from partition.generation.generation import Generator, Prefill
     from partition.stages.onnx_stage import OnnxStage
     from partition.stages.stage_range import Precision
@@ -144,16 +147,16 @@ class LocalModel:
         ids = self._tokenizer.encode(prompt, with_specials=True)
         with self._lock:
             try:
+                if task.kind is TaskKind.CLASSIFY:
+                    answer = self._choose_label(ids, task, cancel)
+                    if on_text is not None:
+                        on_text(answer.text)
+                    return answer
                 prefill = self._generator.prefill(ids, cancel=cancel)
             except StoppedError as error:
                 raise RequestStoppedError(
                     "the request was given up before the model answered; ask again"
                 ) from error
-            if task.kind is TaskKind.CLASSIFY:
-                answer = self._choose_label(prefill, task)
-                if on_text is not None:
-                    on_text(answer.text)
-                return answer
             return self._write(prefill, task, request, on_text, cancel)
 
     @property
@@ -181,23 +184,25 @@ class LocalModel:
             self._is_closed = True
             self._stage.close()
 
-    def _choose_label(self, prefill: Prefill, task: Task) -> LocalAnswer:
+    def _choose_label(
+        self, ids: Sequence[int], task: Task, cancel: threading.Event | None
+    ) -> LocalAnswer:
         candidates = self._label_ids(task)
-        scored = self._generator.score(prefill, candidates)
-        sums = [sum(log_probabilities) for log_probabilities in scored]
+        choice = self._generator.choose(ids, candidates, cancel=cancel)
+        sums = [sum(log_probabilities) for log_probabilities in choice.scores]
         best = max(range(len(sums)), key=sums.__getitem__)  # the first of equals
         return LocalAnswer(
             text=task.labels[best],
-            token_log_probabilities=scored[best],
+            token_log_probabilities=choice.scores[best],
             label_scores=tuple(
                 LabelScore(label=label, log_probability=total)
                 for label, total in zip(task.labels, sums, strict=True)
             ),
-            first_entropy=_entropy(prefill),
-            num_input_tokens=prefill.num_tokens,
-            num_cached_tokens=prefill.num_cached_tokens,
+            first_entropy=_entropy(choice.logits),
+            num_input_tokens=choice.num_tokens,
+            num_cached_tokens=choice.num_cached_tokens,
             num_output_tokens=len(candidates[best]),
-            hidden=tuple(prefill.features.tolist()),
+            hidden=tuple(choice.features.tolist()),
         )
 
     def _label_ids(self, task: Task) -> list[tuple[int, ...]]:
@@ -237,7 +242,7 @@ class LocalModel:
         return LocalAnswer(
             text=written.text,
             token_log_probabilities=written.log_probabilities,
-            first_entropy=_entropy(prefill),
+            first_entropy=_entropy(prefill.logits),
             num_input_tokens=prefill.num_tokens,
             num_cached_tokens=prefill.num_cached_tokens,
             num_output_tokens=len(written.ids),
@@ -269,11 +274,11 @@ def origin_of(
     return (*files, threads, max_memory_mb, context_tokens)
 
 
-def _entropy(prefill: Prefill) -> float:
+def _entropy(logits: npt.NDArray[np.float32]) -> float:
     """Nats, of the distribution of the first answer token."""
     import numpy as np
 
     from partition.generation.sampling import log_softmax
 
-    log_probabilities = log_softmax(prefill.logits)
+    log_probabilities = log_softmax(logits)
     return float(-(np.exp(log_probabilities) * log_probabilities).sum())

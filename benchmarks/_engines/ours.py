@@ -60,7 +60,23 @@ class Ours:
     ) -> float:
         self._generator.prefill([*fixed, *rest[:1]])
         start = time.perf_counter()
-        self._generator.score(self._generator.prefill([*fixed, *rest]), labels)
+        self._generator.choose([*fixed, *rest], labels)
+        return time.perf_counter() - start
+
+    def verdicts(
+        self,
+        fixed: Sequence[int],
+        rests: Sequence[Sequence[int]],
+        labels: Sequence[Sequence[int]],
+        batch: int,
+    ) -> float:
+        """Choose a label for each of several reports, so many at once."""
+        self._generator.prefill([*fixed, *rests[0][:1]])
+        prompts = [[*fixed, *rest] for rest in rests]
+        start = time.perf_counter()
+        for at in range(0, len(prompts), batch):
+            some = prompts[at : at + batch]
+            self._generator.choose_many(some, [labels] * len(some))
         return time.perf_counter() - start
 
 

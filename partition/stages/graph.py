@@ -5,6 +5,8 @@ Inputs of every graph (``b`` sequences, ``s`` new positions each, ``c`` position
     hidden         (b, s, hidden_size) float32   embedded tokens, or what the stage before put out
     last_position  (b,) int32                    index of the last position of each sequence, this call included
     total_length   () int32                      the largest last_position + 1
+    positions      (b, s) int64                  by which keys and queries are rotated
+    bias           (1, 1, s, total_length) float32   what attention adds to its scores; zero but for branches
     rows           (r,) int64                    only with a head: positions of interest, indices into b * s
     key.N value.N  (b, kv_heads, c, head_dim) float32   caches of layer N, written in place
 
@@ -120,6 +122,8 @@ class _StageGraph:
             value("hidden", ["b", "s", spec.hidden_size]),
             value("last_position", ["b"], TensorProto.INT32),
             value("total_length", [], TensorProto.INT32),
+            value("positions", ["b", "s"], TensorProto.INT64),
+            value("bias", [1, 1, "s", "t"]),
         ]
         if head is not None:
             inputs.append(value("rows", ["r"], TensorProto.INT64))
@@ -180,7 +184,7 @@ class _StageGraph:
         caches = [f"key.{layer}", f"value.{layer}", "last_position", "total_length"]
         return writer.node(
             "GroupQueryAttention",
-            [query, key, values, *caches, cosines, sines, "", "", sink],
+            [query, key, values, *caches, cosines, sines, "positions", "bias", sink],
             outputs,
             domain=CONTRIB,
             num_heads=spec.num_heads,

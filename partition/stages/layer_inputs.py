@@ -81,6 +81,8 @@ def _run(
                 "hidden": one[None],
                 "last_position": np.array([len(one) - 1], np.int32),
                 "total_length": np.array(len(one), np.int32),
+                "positions": np.arange(len(one))[None],
+                "bias": np.zeros((1, 1, len(one), len(one)), np.float32),
                 f"key.{layer}": empty,
                 f"value.{layer}": empty,
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from partition.errors import (
     ModelFileError,
     NeedPrefillError,
 )
+from partition.stages.branches import Branches
 from partition.stages.embedding import TokenEmbedding
 from partition.stages.kv_cache import KVCache
 from partition.stages.stage import Floats, StageOutput
@@ -29,7 +31,7 @@ _RUNTIME_BYTES: Final = 64 << 20  # ONNX Runtime itself and its arenas, measured
 
 
 class OnnxStage:
-    """Layers ``[start, end)`` on ONNX Runtime; implements :class:`partition.stages.stage.Stage`. Not thread-safe."""
+    """Layers ``[start, end)`` on ONNX Runtime; implements :class:`partition.stages.stage.BranchingStage`. Not thread-safe."""
 
     def __init__(
         self,
@@ -117,16 +119,39 @@ class OnnxStage:
         rows: npt.NDArray[np.int64] | None = None,
     ) -> StageOutput:
         """See :class:`partition.stages.stage.Stage`."""
-        num_new = len(inputs)
-        cache = self._cache(session, base_len, num_new)
-        if rows is None:
-            rows = np.array([num_new - 1], np.int64)
-        outputs = []
-        for start in range(0, num_new, _CHUNK_TOKENS):
-            end = min(start + _CHUNK_TOKENS, num_new)
-            piece = rows[(rows >= start) & (rows < end)] - start
-            outputs.append(self._run(cache, inputs[start:end], piece))
-        return _joined(outputs)
+        cache = self._cache(session, base_len, len(inputs))
+        return self._in_chunks(cache, inputs, rows, None)
+
+    @property
+    def max_branched_tokens(self) -> int:
+        """See :class:`partition.stages.stage.BranchingStage`."""
+        # A window is counted in cached positions, of which branches have more than a path has.
+        window = self.spec.sliding_window
+        return self.context_tokens if window is None else min(self.context_tokens, window)
+
+    def extend_branches(
+        self,
+        session: str,
+        inputs: npt.NDArray[np.int32] | Floats,
+        *,
+        base_len: int,
+        parents: Sequence[int],
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> StageOutput:
+        """See :class:`partition.stages.stage.BranchingStage`."""
+        if base_len < 1 or len(parents) != len(inputs):
+            raise ValueError(
+                "branches need a parent for each position and a cached beginning of one position at least"
+            )
+        if base_len + len(inputs) > self.max_branched_tokens:
+            raise ContextLengthError(
+                f"{base_len + len(inputs)} tokens of branches do not fit into {self.max_branched_tokens}; run fewer at once"
+            )
+        branches = Branches.of(parents, base_len=base_len)
+        cache = self._cache(session, base_len, len(inputs))
+        output = self._in_chunks(cache, inputs, rows, branches)
+        cache.length = base_len + branches.first_path
+        return output
 
     def rewind(self, session: str, length: int) -> None:
         """See :class:`partition.stages.stage.Stage`."""
@@ -170,11 +195,36 @@ class OnnxStage:
         cache.reserve(base_len + num_new, self._session, self._outputs)
         return cache
 
+    def _in_chunks(
+        self,
+        cache: KVCache,
+        inputs: npt.NDArray[np.int32] | Floats,
+        rows: npt.NDArray[np.int64] | None,
+        branches: Branches | None,
+    ) -> StageOutput:
+        num_new = len(inputs)
+        if rows is None:
+            rows = np.array([num_new - 1], np.int64)
+        outputs = []
+        for start in range(0, num_new, _CHUNK_TOKENS):
+            end = min(start + _CHUNK_TOKENS, num_new)
+            piece = rows[(rows >= start) & (rows < end)] - start
+            if branches is None:
+                total = cache.length + end - start
+                positions = np.arange(cache.length, total)[None]
+                bias = np.zeros((1, 1, end - start, total), np.float32)
+            else:
+                positions, bias = branches.positions(start, end), branches.bias(start, end)
+            outputs.append(self._run(cache, inputs[start:end], piece, positions, bias))
+        return _joined(outputs)
+
     def _run(
         self,
         cache: KVCache,
         inputs: npt.NDArray[np.int32] | Floats,
         rows: npt.NDArray[np.int64],
+        positions: npt.NDArray[np.int64],
+        bias: Floats,
     ) -> StageOutput:
         hidden = self._embedded(inputs)
         total = cache.length + len(inputs)
@@ -182,6 +232,8 @@ class OnnxStage:
         binding.bind_cpu_input("hidden", hidden[None])
         binding.bind_cpu_input("last_position", np.array([total - 1], np.int32))
         binding.bind_cpu_input("total_length", np.array(total, np.int32))
+        binding.bind_cpu_input("positions", positions)
+        binding.bind_cpu_input("bias", bias)
         if self.stage.has_head:
             # ONNX Runtime 1.31 gives the maximum over an axis of no rows a wrong shape, so one row is always run.
             binding.bind_cpu_input("rows", rows if len(rows) else np.zeros(1, np.int64))
@@ -211,7 +263,10 @@ def _needed_bytes(
     caches = num_sessions * spec.kv_bytes_per_token(stage.count, 4) * context_tokens
     # The widest intermediate results of a chunk: gate, up and their product; scores of one layer.
     widest = 6 * spec.intermediate_size + spec.num_heads * min(context_tokens, 4096)
-    workspace = 4 * _CHUNK_TOKENS * widest + (8 * spec.vocab_size if stage.has_head else 0)
+    # With what attention adds to them.
+    workspace = 4 * _CHUNK_TOKENS * (widest + context_tokens) + (
+        8 * spec.vocab_size if stage.has_head else 0
+    )
     return files.weights_bytes + caches + workspace + _RUNTIME_BYTES
 
 

@@ -75,7 +75,8 @@ class ProductWriter:
         unit = node("Div", [x, scale])
         one, middle = constant("one", scalar(1)), constant("middle", scalar(128, np.uint8))
         codes = node("QuantizeLinear", [unit, one, middle])
-        rest = node("Sub", [unit, node("DequantizeLinear", [codes, one, middle])])
+        # Rounding once more costs half of what making the codes float again does.
+        rest = node("Sub", [unit, node("Round", [unit])])
         finer = constant("finer", scalar(1 / _FINER))
         fine_codes = node("QuantizeLinear", [rest, finer, middle])
         scale = self._times(scale, factor)

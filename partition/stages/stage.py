@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,3 +61,36 @@ class Stage(Protocol):
 
     def close(self) -> None:
         """Free all memory and threads; the stage is of no further use."""
+
+
+class BranchingStage(Stage, Protocol):
+    """A stage that also runs several continuations of a session at once: a batch without padding."""
+
+    @property
+    def max_branched_tokens(self) -> int:
+        """Cached and new positions of one call of :meth:`extend_branches`."""
+
+    def extend_branches(
+        self,
+        session: str,
+        inputs: npt.NDArray[np.int32] | Floats,
+        *,
+        base_len: int,
+        parents: Sequence[int],
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> StageOutput:
+        """Run a tree of positions behind what is cached; each gets what its path alone would get.
+
+        What stays cached is the first path: the leading positions each of which follows the one before.
+
+        Args:
+            session: Whose cache.
+            inputs: As for :meth:`extend`.
+            base_len: As for :meth:`extend`; at least 1.
+            parents: Which new position each follows, an index before its own; -1: the last cached one.
+            rows: Which of the new positions to put through the head, ascending; None: the last.
+
+        Raises:
+            NeedPrefillError: Fewer than ``base_len`` positions are cached; send the prompt again.
+            ContextLengthError: They are more than ``max_branched_tokens``.
+        """

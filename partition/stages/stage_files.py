@@ -24,7 +24,9 @@ from partition.weights.weight_source import WeightSource, source_fingerprint
 
 logger = logging.getLogger(__name__)
 
-BUILDER_VERSION: Final = 10  # raise it whenever the graph of the same weights changes
+BUILDER_VERSION: Final = 11  # raise it whenever the graph of the same weights changes
+# Raise it too where the same weights then answer differently, by more than the order in which numbers are added.
+ANSWERS_VERSION: Final = 10
 _MAX_CONTEXT_TOKENS: Final = 32_768  # the longest rotary tables that a graph carries
 
 

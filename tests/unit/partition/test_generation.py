@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from partition.errors import ContextLengthError
+from partition.generation.choice import Choice
 from partition.generation.generation import Generator, StoppedError
 from partition.generation.sampling import SamplingRule
 from partition.stages.onnx_stage import OnnxStage
@@ -23,6 +25,7 @@ from partition.weights.safetensors_folder import SafetensorsFolder
 from tests.tiny_models import VOCAB_SIZE, write_tiny_model
 
 CONTEXT = 64
+Labels = list[tuple[int, ...]]
 PROMPT = [5, 9, 33, 2, 71, 8] * 5
 
 
@@ -30,11 +33,15 @@ PROMPT = [5, 9, 33, 2, 71, 8] * 5
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("generation") / "model"
     write_tiny_model("llama", folder)
+    write_word_tokenizer(folder)
+    return folder
+
+
+def write_word_tokenizer(folder: Path) -> None:
     words = {f"w{index}": index for index in range(VOCAB_SIZE)}
     tokenizer = HFTokenizer(WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture
@@ -106,6 +113,76 @@ def test_label_scores_are_those_of_each_label_alone(
         np.testing.assert_allclose(scores, expected, atol=1e-3)
     # The prompt's own cache is as it was.
     assert generator.prefill([*PROMPT, 3]).num_cached_tokens == len(PROMPT)
+
+
+def assert_same_choice(choice: Choice, prompt: list[int], labels: Labels, reference: Any) -> None:
+    rows = log_softmax(logits_of(reference, prompt)[-1:])
+    np.testing.assert_allclose(log_softmax(choice.logits), rows[0], atol=1e-3)
+    for label, scores in zip(labels, choice.scores, strict=True):
+        rows = log_softmax(logits_of(reference, [*prompt, *label]))[len(prompt) - 1 :]
+        np.testing.assert_allclose(
+            scores, [rows[at][one] for at, one in enumerate(label)], atol=1e-3
+        )
+
+
+def test_a_batch_gets_what_each_of_it_gets_alone(
+    generator: Generator, reference: torch.nn.Module
+) -> None:
+    prompts = [[*PROMPT, 4, 8], [*PROMPT, 1], [*PROMPT, 7, 7, 3, 1, 60], [*PROMPT, 4, 9, 9]]
+    labels: list[Labels] = [
+        [(4, 8, 15), (4, 23)],
+        [(42,), (15,)],
+        [(1, 2, 3), (1, 2, 4), (9, 9)],
+        [(5, 5), (5, 6)],
+    ]
+    choices = generator.choose_many(prompts, labels)
+    for one in zip(choices, prompts, labels, strict=True):
+        assert_same_choice(*one, reference)
+    # What they share was run once, in the run of the first.
+    assert [choice.num_cached_tokens for choice in choices] == [0] + [len(PROMPT)] * 3
+    # The first prompt's own cache stands.
+    assert generator.prefill([*prompts[0], 3]).num_cached_tokens == len(prompts[0])
+
+
+def test_prompts_that_share_nothing_are_a_batch_of_one_each(
+    generator: Generator, reference: torch.nn.Module
+) -> None:
+    prompts, labels = [PROMPT, PROMPT[::-1]], [[(1, 2), (3, 4)]] * 2
+    choices = generator.choose_many(prompts, labels)
+    for one in zip(choices, prompts, labels, strict=True):
+        assert_same_choice(*one, reference)
+    assert [choice.num_cached_tokens for choice in choices] == [0, 0]
+
+
+def test_a_batch_that_does_not_fit_at_once_is_parted(
+    generator: Generator, reference: torch.nn.Module
+) -> None:
+    prompts = [[*PROMPT, *range(first, first + 14)] for first in (1, 21, 41)]
+    labels = [[(1, 2), (3, 4)]] * 3
+    for one in zip(generator.choose_many(prompts, labels), prompts, labels, strict=True):
+        assert_same_choice(*one, reference)
+
+
+@pytest.mark.parametrize("length", [3, 12])
+def test_a_window_shorter_than_a_batch_changes_nothing(tmp_path: Path, length: int) -> None:
+    reference = write_tiny_model("gemma3", tmp_path / "model")
+    write_word_tokenizer(tmp_path / "model")
+    stage = OnnxStage.open(
+        SafetensorsFolder.open(tmp_path / "model"),
+        precision=Precision.FLOAT32,
+        threads=1,
+        context_tokens=CONTEXT,
+        cache_dir=tmp_path / "cache",
+    )
+    generator = Generator(
+        stage, Tokenizer.open(tmp_path / "model"), context_tokens=CONTEXT, num_sessions=1
+    )
+    prompts = [[5, 9, *([index] * length)] for index in range(1, 4)]
+    labels = [[(4, 8, 15), (4, 8, 16), (42, 1)]] * 3
+    generator.prefill([5, 9])
+    for one in zip(generator.choose_many(prompts, labels), prompts, labels, strict=True):
+        assert_same_choice(*one, reference)
+    stage.close()
 
 
 def test_a_seed_repeats_itself_and_pieces_add_up(generator: Generator) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Tiny:
     folder: Path
     cache_dir: Path
     reference: Any
+    opened: dict[tuple[int, int, Precision], OnnxStage] = field(default_factory=dict)
 
     def open(
         self, start: int = 0, end: int = NUM_LAYERS, precision: Precision = Precision.FLOAT32
@@ -42,6 +44,13 @@ class Tiny:
             context_tokens=CONTEXT,
             cache_dir=self.cache_dir,
         )
+
+    def stage(self, start: int, end: int, precision: Precision) -> OnnxStage:
+        """A stage that is opened once, for tests that ask for many."""
+        key = (start, end, precision)
+        if key not in self.opened:
+            self.opened[key] = self.open(start, end, precision)
+        return self.opened[key]
 
     def expected(self, ids: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -179,21 +188,78 @@ def test_ids_outside_the_vocabulary_are_refused(whole: OnnxStage) -> None:
         whole.extend("s", np.array([VOCAB_SIZE], np.int32), base_len=0)
 
 
+@st.composite
+def batches(draw: st.DrawFn, limit: int) -> tuple[np.ndarray, list[int]]:
+    """Ids of a common beginning and of ragged branches behind it, and the parent of each position of a branch."""
+    beginning = draw(st.integers(1, 4))
+    parents: list[int] = []
+    for drawn in draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)):
+        length = min(drawn, limit - beginning - len(parents))
+        if length > 0:
+            # A branch leaves the beginning, or any position of another branch.
+            parents.append(draw(st.integers(-1, len(parents) - 1)))
+            parents += range(len(parents) - 1, len(parents) + length - 2)
+    count = beginning + len(parents)
+    ids = draw(st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=count, max_size=count))
+    return np.array(ids, np.int32), parents
+
+
+@pytest.mark.parametrize("precision", list(Precision))
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_any_split_in_any_pieces_equals_the_whole(tiny: Tiny, data: st.DataObject) -> None:
+def test_any_split_of_any_batch_equals_the_whole(
+    tiny: Tiny, precision: Precision, data: st.DataObject
+) -> None:
     k = data.draw(st.integers(1, NUM_LAYERS - 1))
-    lengths = data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
-    ids = np.array(
-        data.draw(
-            st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=sum(lengths), max_size=sum(lengths))
-        ),
-        np.int32,
+    whole, first, second = (
+        tiny.stage(start, end, precision)
+        for start, end in ((0, NUM_LAYERS), (0, k), (k, NUM_LAYERS))
     )
-    found = run_two(tiny.open(0, k), tiny.open(k), ids, lengths)
-    np.testing.assert_allclose(found, tiny.expected(ids), rtol=1e-3, atol=1e-4)
+    ids, parents = data.draw(batches(whole.max_branched_tokens))
+    beginning = len(ids) - len(parents)
+    # In pieces, the last of which is the batch.
+    cuts = sorted(data.draw(st.sets(st.integers(1, beginning))) | {0, beginning})
+    for start, end in pairwise(cuts):
+        rows = all_rows(ids[start:end])
+        expected = whole.extend("s", ids[start:end], base_len=start, rows=rows).logits
+        hidden = first.extend("s", ids[start:end], base_len=start).hidden
+        found = second.extend("s", hidden, base_len=start, rows=rows).logits
+        # The same kernels on the same numbers: not one bit may differ.
+        np.testing.assert_array_equal(found, expected)
+    branches = {"base_len": beginning, "parents": parents}
+    rows = np.arange(len(parents))
+    expected = whole.extend_branches("s", ids[beginning:], rows=rows, **branches).logits
+    hidden = first.extend_branches("s", ids[beginning:], **branches).hidden
+    found = second.extend_branches("s", hidden, rows=rows, **branches).logits
+    np.testing.assert_array_equal(found, expected)
+    if precision is Precision.FLOAT32:
+        for at in range(len(parents)):
+            path = [at]
+            while parents[path[0]] >= 0:
+                path.insert(0, parents[path[0]])
+            alone = tiny.expected(np.concatenate((ids[:beginning], ids[beginning:][path])))[-1]
+            np.testing.assert_allclose(found[at], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_what_stays_cached_of_branches_is_the_first_path(tiny: Tiny, whole: OnnxStage) -> None:
+    whole.extend("s", IDS[:3], base_len=0)
+    whole.extend_branches("s", IDS[3:8], base_len=3, parents=[-1, 0, -1, 2, 1])
+    assert whole.length("s") == 5
+    logits = whole.extend("s", IDS[20:22], base_len=5).logits
+    expected = tiny.expected(np.concatenate([IDS[:5], IDS[20:22]]))[-1]
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_impossible_branches_are_refused(whole: OnnxStage) -> None:
+    with pytest.raises(ValueError, match="cached beginning"):
+        whole.extend_branches("s", IDS[:2], base_len=0, parents=[-1, -1])
+    whole.extend("s", IDS[:4], base_len=0)
+    with pytest.raises(ValueError, match="follows a position before it"):
+        whole.extend_branches("s", IDS[:2], base_len=4, parents=[-1, 1])
+    with pytest.raises(ContextLengthError, match="run fewer at once"):
+        whole.extend_branches("s", np.zeros(CONTEXT, np.int32), base_len=4, parents=[-1] * CONTEXT)
 
 
 def test_too_little_memory_is_refused_before_loading(tiny: Tiny) -> None:
