@@ -17,11 +17,16 @@ FOLDER = Path(platformdirs.user_cache_dir("tandem")) / "benchmarks" / "kept"
 _ROOT = Path(__file__).parent.parent
 
 
-def build_of(*packages: str) -> str:
-    """Digest of the modules of some packages as they are now, 8 hexadecimal digits; what comments say counts too."""
+# What VERIFY and SPLIT consist of, besides the engines on either side.
+JOINT_MODES = ("partition/extend", "edge_agent/extend", "partition/generation/sampling.py")
+
+
+def build_of(*places: str) -> str:
+    """Digest of some packages and modules as they are now, 8 hexadecimal digits; what comments say counts too."""
     digest = hashlib.sha256()
-    for package in packages:
-        for path in sorted((_ROOT / package).glob("*.py")):
+    for place in places:
+        found = _ROOT / place
+        for path in sorted(found.glob("*.py")) if found.is_dir() else [found]:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 

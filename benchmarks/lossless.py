@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._cloud_pair import CloudPair, EdgeModel, cloud_pair
-from benchmarks._kept import Kept, build_of
+from benchmarks._kept import JOINT_MODES, Kept, build_of
 from benchmarks._model_outputs import read_examples
 from benchmarks._report_prompts import ids_of
 from benchmarks.line import Line, Options
@@ -37,7 +37,7 @@ _COSTS = RoundCosts(draft_s=0.01, verify_base_s=0.1, verify_per_draft_s=0.005, r
 def run(options: Options) -> Iterator[Line]:
     """Measure."""
     count = 12 if options.quick else 200
-    modes = build_of("partition/extend", "partition/generation", "edge_agent/extend")
+    modes = build_of(*JOINT_MODES)
     kept = Kept(f"lossless-{MODEL}-{CUT}-{LIMIT}-{modes}", options.seconds)
     examples = read_examples(options.data / "cxr" / "dev.jsonl")
     edge = EdgeModel(MODEL)

@@ -3,7 +3,7 @@
 Predicted against measured seconds of whole answers, for local, cascade, cloud, verify and split, over round trips and
 bandwidths; device and cloud on this machine, one thread each. Everything that a prediction uses is measured before: both models
 and the split's layers as ``edge-agent profile`` does, each link by the probe, acceptance and seconds of drafts on other reports.
-In the cascade the device answers every report, and the cloud after it every third; that share stands for a certificate's. An
+In the cascade the device answers every report, and the cloud after it every second; that share stands for a certificate's. An
 error is that of a cell: one mode over one link, the mean of its answers. ``choice`` is among the modes of a request that
 leaves, and among all. With ``--seconds`` in slices.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from benchmarks._cloud_pair import CloudPair, EdgeModel, Timing, cloud_pair
-from benchmarks._kept import Kept, build_of
+from benchmarks._kept import JOINT_MODES, Kept, build_of
 from benchmarks._report_prompts import ReportPrompts, ids_of
 from benchmarks.line import Line, Options
 from edge_agent.extend.first_layers import FirstLayers
@@ -46,7 +46,7 @@ CUT = 15
 CODEC = Codec.INT8
 MODES = (Mode.LOCAL, Mode.CASCADE, Mode.CLOUD, Mode.VERIFY, Mode.SPLIT)
 STAYING = frozenset({Mode.LOCAL, Mode.CASCADE})  # modes that begin with the device's own answer
-UNSURE_EVERY = 3  # of how many reports the cloud answers one in the cascade
+UNSURE_EVERY = 2  # of how many reports the cloud answers one in the cascade
 _FIRST_MEASURED = 20  # reports before it are for the acceptance
 _NEAR = 1.05  # a choice this close to the best is as good
 _COMPUTE = TypeAdapter(Compute)
@@ -57,7 +57,7 @@ def run(options: Options) -> Iterator[Line]:
     """Measure."""
     trips = (0, 50) if options.quick else (0, 20, 50, 100)
     rates = (10,) if options.quick else (1, 10, 100)
-    modes = build_of("partition/extend", "partition/generation", "edge_agent/extend")
+    modes = build_of(*JOINT_MODES)
     kept = Kept(f"plan-accuracy-{MODEL}-{OUTPUT_TOKENS}-{modes}", options.seconds)
     edge = EdgeModel(MODEL)
     layers = edge.layers(CUT)

@@ -2,13 +2,13 @@
 
 Both sides run on this machine, one thread each, over mutual TLS; impressions of reports, greedy, each prompt new to the cloud.
 ``break-even`` is the round trip at which VERIFY and streaming should be equally fast by the formula, from measured costs and
-acceptance. With ``--seconds`` in slices.
+acceptance; ``break_even`` shows that they are, for a pair that has time for it. With ``--seconds`` in slices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from benchmarks._cloud_pair import CloudPair, EdgeModel, Timing, cloud_pair, no_drafts
-from benchmarks._kept import Kept, build_of
+from benchmarks._kept import JOINT_MODES, Kept, build_of
 from benchmarks._report_prompts import ReportPrompts, ids_of
 from benchmarks.line import Line, Options
 from partition.extend.draft_length import Acceptance, RoundCosts, break_even_round_trip_s, geometric
@@ -29,7 +29,6 @@ PAIRS = {
 }
 BYTES_PER_S = 1.25e6  # ten megabits
 MODES = ("verify", "cloud streaming", "one token a round trip")
-FAR_MS = (500, 1000)  # either side of the break-even
 _COMPUTE = TypeAdapter(Compute)
 
 
@@ -37,7 +36,7 @@ def run(options: Options) -> Iterator[Line]:
     """Measure."""
     small, large = PAIRS[options.quick]
     limit = 24 if options.quick else 48
-    modes = build_of("partition/extend", "partition/generation", "edge_agent/extend")
+    modes = build_of(*JOINT_MODES)
     kept = Kept(f"verify-{small}-{large}-{limit}-{modes}", options.seconds)
     prompts = ReportPrompts(options.data)
     edge = EdgeModel(small)
@@ -46,10 +45,7 @@ def run(options: Options) -> Iterator[Line]:
         if not bench.profiled():
             return
         bench.measure(50, MODES, range(2 if options.quick else 6))
-        for trip_ms in () if options.quick else FAR_MS:
-            bench.measure(trip_ms, MODES[:2], range(1))
-        for trip_ms in (50,) if options.quick else (50, *FAR_MS):
-            yield from bench.lines(trip_ms, large)
+        yield from bench.lines(50, large)
         yield from bench.break_even(large)
 
 
@@ -148,16 +144,16 @@ class _Bench:
         )
 
     def break_even(self, model: str) -> Iterator[Line]:
-        """Where the formula puts the break-even, and on which side each measured round trip fell."""
+        """Where the formula puts the break-even."""
         rows = [row for (_, mode), found in self._rows.items() if mode == "verify" for row in found]
         if not rows:
             return
         acceptance = sum(row["accepted"] for row in rows) / max(1, sum(r["judged"] for r in rows))
         scenario = self._scenario(0.0, self._limit)
         streaming_s = cloud(scenario).tpot_s
-        at_s, length = break_even_round_trip_s(
-            round_costs(scenario), geometric(acceptance), streaming_s
-        )
+        draft_s = float(np.mean([row["draft_s"] for row in rows]))
+        costs = replace(round_costs(scenario), draft_s=draft_s)
+        at_s, length = break_even_round_trip_s(costs, geometric(acceptance), streaming_s)
         yield Line(case=f"break-even {model}", ours=1000 * at_s, unit="ms", runs=len(rows))
         yield Line(case=f"break-even draft {model}", ours=float(length), unit="tokens", runs=1)
 

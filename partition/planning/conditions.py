@@ -33,7 +33,7 @@ class Conditions:
         self._lock = threading.Lock()
         self._link = None if link is None else LinkEstimator(_state(link))
         self._slowdown = Average()  # of the cloud's compute against its profile
-        self._drafting = Average()  # seconds of a drafted token against a decoded one of the profile
+        self._drafting = Average()  # seconds of a draft against a decoded token's
         self._drafts: deque[tuple[int, int]] = deque(maxlen=NUM_DRAFTED_ANSWERS)
         self._prices: Prices | None = None
         self._battery = 1.0

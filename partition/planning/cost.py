@@ -85,7 +85,7 @@ class Scenario:
     workload: Workload
     routing: Routing = field(default_factory=Routing)
     survival: tuple[float, ...] = geometric(FIRST_GUESS_ACCEPTANCE)  # S_1 .. of the drafts
-    drafting: float = 1.0  # seconds of a drafted token, of those that the profile says of a decoded one
+    drafting: float = 1.0  # seconds of a drafted token, of those of a decoded one
     codec: Codec = Codec.INT8
 
 
