@@ -47,13 +47,13 @@ class RayCluster:
 
 
 @contextlib.contextmanager
-def ray_cluster(config: Path, *, replicas: int = 2) -> Iterator[RayCluster]:
-    """Start it with a fixed number of replicas; skips where Ray is not installed."""
+def ray_cluster(config: Path, *, least: int = 2, most: int = 2) -> Iterator[RayCluster]:
+    """Start it with so many replicas, scaled without delay; skips where Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("no Ray here; install the extra `ray`")
     address = f"127.0.0.1:{free_port()}"
     folder = Path(tempfile.mkdtemp(prefix="tandem-ray-"))  # short: Ray makes sockets in it
-    application = shipped_application(config, address, folder / "front", replicas)
+    application = shipped_application(config, address, folder / "front", least, most)
     (folder / "serve.json").write_text(json.dumps(application))
     log = (folder / "log").open("w")
     process = subprocess.Popen(
@@ -71,18 +71,20 @@ def ray_cluster(config: Path, *, replicas: int = 2) -> Iterator[RayCluster]:
         yield RayCluster(process, address)
     finally:
         assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        process.stdout.close()
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def shipped_application(
-    config: Path, address: str, directory: Path, replicas: int
+    config: Path, address: str, directory: Path, least: int, most: int
 ) -> dict[str, Any]:
     """``deploy/ray/serve.yaml`` with this machine's paths, ports and size."""
     document: dict[str, Any] = yaml.safe_load(SHIPPED.read_text())
@@ -90,15 +92,17 @@ def shipped_application(
     application["args"] |= {
         "config": str(config),
         "listen": address,
-        "max_replicas": 2 * replicas,
+        "max_replicas": 2 * most,
         "directory": str(directory),
     }
     by_name = {deployment["name"]: deployment for deployment in application["deployments"]}
     by_name["CloudReplica"]["ray_actor_options"] = {"num_cpus": 0.5}
     by_name["CloudReplica"]["graceful_shutdown_timeout_s"] = 10
     by_name["CloudReplica"]["autoscaling_config"] |= {
-        "min_replicas": replicas,
-        "max_replicas": replicas,
+        "min_replicas": least,
+        "max_replicas": most,
+        "upscale_delay_s": 0.5,
+        "look_back_period_s": 2,
     }
     return document
 
@@ -110,6 +114,8 @@ def _next_document(process: subprocess.Popen[str]) -> Any:
 
 
 def _drive(folder: Path) -> None:
+    answers, sys.stdout = sys.stdout, sys.stderr  # Ray repeats its workers' words on the latter
+
     import ray
     from ray import serve
     from ray.serve._private.api import serve_start
@@ -134,9 +140,9 @@ def _drive(folder: Path) -> None:
             found = front.replicas.remote().result(timeout_s=30)
             return [{"address": one.devices, "pid": one.process_id} for one in found]
 
-        _say({"ready": True})
+        print(json.dumps({"ready": True}), file=answers, flush=True)
         for _ in sys.stdin:
-            _say(replicas())
+            print(json.dumps(replicas()), file=answers, flush=True)
         serve.shutdown()
     finally:
         ray.shutdown()
@@ -152,13 +158,10 @@ def _wait_until_running() -> None:
         time.sleep(0.2)
 
 
-def _say(document: Any) -> None:
-    print(json.dumps(document), flush=True)
-
-
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_NUM_THREADS": "1",
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
     "RAY_worker_niceness": "0",  # by default 15: last in line on a machine that has other work
 }
 

@@ -128,6 +128,11 @@ class Balancer:
             CloudServiceError: It does not start.
         """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self._directory.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:  # its name can be guessed
+            raise CloudServiceError(
+                f"{self._directory}: others may write there; remove it, or name another `directory`"
+            )
         await self._stop_process()
         earlier = self._earlier_process()
         self._socket.unlink(missing_ok=True)
@@ -142,7 +147,7 @@ class Balancer:
         self._pid_file.write_text(str(self._process.pid), encoding="ascii")
         self._applied.clear()
         end = asyncio.get_running_loop().time() + START_S
-        while not self._socket.exists():
+        while not await self._answers():
             if not self.is_running or asyncio.get_running_loop().time() > end:
                 raise CloudServiceError(
                     f"HAProxy does not start on {self._ports.devices}; free the port, or choose another `listen`"
@@ -180,18 +185,28 @@ class Balancer:
     def _pid_file(self) -> Path:
         return self._directory / "haproxy.pid"
 
+    async def _answers(self) -> bool:
+        # Its socket is there before its ports are, so the socket alone says nothing.
+        try:
+            return bool(await self._ask("show version"))
+        except (OSError, TimeoutError):
+            return False
+
+    async def _ask(self, command: str) -> str:
+        async with asyncio.timeout(ANSWER_S):
+            reader, writer = await asyncio.open_unix_connection(str(self._socket))
+            try:
+                writer.write(command.encode() + b"\n")
+                await writer.drain()
+                return (await reader.read()).decode("utf-8", "replace").strip()
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+
     async def _say(self, command: str) -> None:
         try:
-            async with asyncio.timeout(ANSWER_S):
-                reader, writer = await asyncio.open_unix_connection(str(self._socket))
-                try:
-                    writer.write(command.encode() + b"\n")
-                    await writer.drain()
-                    answer = (await reader.read()).decode("utf-8", "replace").strip()
-                finally:
-                    writer.close()
-                    with contextlib.suppress(OSError):
-                        await writer.wait_closed()
+            answer = await self._ask(command)
         except (OSError, TimeoutError) as error:
             raise CloudServiceError(
                 f"HAProxy does not answer ({type(error).__name__}); it is started again"

@@ -15,6 +15,8 @@ import yaml
 
 from cloud_service.config import load_config as load_cloud
 from cloud_service.metrics import Metrics as CloudMetrics
+from cloud_service.replicas.scaling import EngineLoadPolicy
+from edge_agent.cli import edge_agent as cli
 from edge_agent.config import load_config as load_edge
 from edge_agent.metrics import Metrics as EdgeMetrics
 
@@ -161,3 +163,36 @@ def test_the_unit_keeps_the_agent_in_its_place() -> None:
     variables = dict(re.findall(r"^Environment=(TANDEM_\w+)=(.*)$", source, re.MULTILINE))
     config = load_edge(environment=variables)
     assert config.state_folder == Path("/var/lib/tandem")
+
+
+def test_the_ray_application_names_what_there_is() -> None:
+    """Read without Ray, which is not installed everywhere."""
+    document = yaml.safe_load((DEPLOY / "ray/serve.yaml").read_text())
+    (application,) = document["applications"]
+    source = (ROOT / "cloud_service/replicas/app.py").read_text()
+    module, _, function = application["import_path"].partition(":")
+    assert (ROOT / module.replace(".", "/")).with_suffix(".py").read_text() == source
+    assert f"def {function}(" in source
+    for name in application["args"]:
+        assert re.search(rf"^    {name}: ", source, re.MULTILINE), name
+    by_name = {one["name"]: one for one in application["deployments"]}
+    assert set(by_name) == set(re.findall(r'Final = "(\w+)"', source))
+    replica = by_name["CloudReplica"]
+    assert replica["graceful_shutdown_timeout_s"] >= 25  # a drain is not cut off
+    scaling = replica["autoscaling_config"]
+    assert scaling["max_replicas"] <= application["args"]["max_replicas"]
+    assert scaling["min_replicas"] >= 2
+    EngineLoadPolicy(**scaling["policy"]["policy_kwargs"])
+    assert scaling["policy"]["policy_function"].endswith(f"scaling:{EngineLoadPolicy.__name__}")
+    assert document["proxy_location"] == "Disabled"  # Ray's own ingress is plaintext
+
+
+def test_renewal_runs_as_the_agent() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "systemd/tandem-edge-renew.service")
+    service = unit["Service"]
+    assert shlex.split(service["ExecStart"])[1] == "renew"
+    assert service["User"] == "tandem-edge"  # the name that the agent's unit gives its dynamic user
+    assert (DEPLOY / "systemd/tandem-edge.service").exists()
+    assert "renew" in cli.commands
