@@ -60,6 +60,8 @@ class OnnxStage:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only; its warnings name nodes, not causes
         options.enable_mem_pattern = False  # every prompt has another length
+        # Without it a CPU that has AVX2 but no VNNI adds pairs of products in 16 bits, where they overflow.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 files.graph, options, providers=["CPUExecutionProvider"]
