@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import signal
 import time
@@ -21,16 +20,22 @@ from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from prometheus_client import start_http_server
 
 from cloud_service.backends.backend import Backend, ModelSlot
-from cloud_service.config import CloudConfig, split_address
-from cloud_service.errors import CloudServiceError
+from cloud_service.config import CloudConfig
 from cloud_service.fleet.release_service import ReleaseService
+from cloud_service.housekeeping import Housekeeping
 from cloud_service.identity import LOOPBACK_IDENTITY
 from cloud_service.logs import Event
 from cloud_service.metrics import Metrics
 from cloud_service.model_card import ModelCard
+from cloud_service.ports import (
+    open_backend_port,
+    open_main_port,
+    open_metrics_port,
+    open_probe_port,
+    server_options,
+)
 from cloud_service.rpc.access import Access
 from cloud_service.rpc.enrolment_servicer import Enrolment, EnrolmentServicer
 from cloud_service.rpc.interceptors import (
@@ -52,7 +57,6 @@ from cloud_service.storage.envelope import Envelope, load_master_key
 from cloud_service.storage.saved_sessions import SavedSessions
 from cloud_service.storage.sessions import SessionTable
 from cloud_service.storage.state_store import StateStore, open_state
-from cloud_service.tenancy.credentials import backend_credentials, server_credentials
 from cloud_service.tenancy.devices import Devices
 from cloud_service.tenancy.tenants import make_tenants
 from cloud_service.tenancy.tokens import TokenVerifier
@@ -68,9 +72,6 @@ BackendFactory = Callable[[CloudConfig, Metrics], Awaitable[Backend]]
 
 HAND_OVER_S: Final = 2.0  # for the last messages of handed over answers
 HANDLERS_END_S: Final = 2.0
-HOUSEKEEPING_S: Final = 30.0
-LAG_PROBE_S: Final = 0.5
-SAVE_EVERY_S: Final = 0.25  # what a kill may cost a session; the frames find out
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVICES: Final = tuple(
@@ -92,25 +93,6 @@ class Endpoints:
     backend: str | None
     health: str | None
     metrics: str | None
-
-
-def server_options(config: CloudConfig) -> list[tuple[str, int]]:
-    """The channel arguments of every port; the pairs with the client's are explained in docs."""
-    size = config.limits.max_message_bytes
-    return [
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        # As on the device: without it a half-open link is given up after a minute, whatever the line above says.
-        ("grpc.http2.ping_timeout_ms", 10_000),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_receive_message_length", size),
-        ("grpc.max_send_message_length", size),
-        ("grpc.max_connection_age_ms", 30 * 60_000),
-        ("grpc.max_connection_age_grace_ms", 2 * 60_000),
-        ("grpc.max_concurrent_streams", config.limits.max_concurrent_streams),
-        ("grpc.so_reuseport", 0),
-    ]
 
 
 class CloudServer:
@@ -151,7 +133,7 @@ class CloudServer:
             self.metrics,
             plaintext=LOOPBACK_IDENTITY if config.tls.insecure_loopback else None,
         )
-        self._devices = devices
+        self._housekeeping = Housekeeping(self._parts, devices)
         self._enrolment = Enrolment(config, store, devices)
         self._calls = RunningCalls()
         self._health = health.aio.HealthServicer()
@@ -174,19 +156,24 @@ class CloudServer:
         await self._set_health(_NOT_SERVING)
         if self._parts.store.is_sqlite:  # ours alone, so nobody is answering anything
             await self._parts.store.run(self._parts.dedupe.end_leases)
-        address = self._open_main_port()
-        backend_address = self._open_backend_port()
+        config = self._config
+        address = open_main_port(self._server, config)
+        backend_address = open_backend_port(self._server, config)
         health_address = self._open_probe_port()
-        metrics_address = self._open_metrics_port()
+        metrics_address = None
+        if config.metrics_listen is not None:
+            metrics_address, self._close_metrics = open_metrics_port(
+                config.metrics_listen, self.metrics.registry
+            )
         await self._server.start()
         await self._probes.start()
         self._tasks = [
-            asyncio.create_task(self._keep_house()),
-            asyncio.create_task(self._renew_leases()),
-            asyncio.create_task(self._save_sessions()),
-            asyncio.create_task(self._access.end_refused()),
-            asyncio.create_task(self._watch_lag()),
-            asyncio.create_task(self._releases.keep_house()),
+            asyncio.create_task(work)
+            for work in (
+                *self._housekeeping.works(),
+                self._access.end_refused(),
+                self._releases.keep_house(),
+            )
         ]
         backend = await self._make_backend(self._config, self.metrics)
         self._parts.models.fill(backend)
@@ -218,7 +205,7 @@ class CloudServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._parts.sessions.close()
         with contextlib.suppress(UnavailableError):  # then devices send their prompts again
-            await self._save_changed()
+            await self._housekeeping.save_changed()
         await self._parts.models.close()
         await asyncio.to_thread(self._releases.close)
         await self._probes.stop(None)
@@ -261,117 +248,15 @@ class CloudServer:
             reflection.enable_server_reflection(names, server)
         return server
 
-    def _open_main_port(self) -> str:
-        listen = self._config.listen
-        host, _ = split_address(listen)
-        try:
-            if self._config.tls.insecure_loopback:
-                port = self._server.add_insecure_port(listen)
-            else:
-                credentials = server_credentials(self._config.tls)
-                port = self._server.add_secure_port(listen, credentials)
-        except RuntimeError as error:
-            raise CloudServiceError(
-                f"{listen}: the port cannot be opened; choose another with --listen"
-            ) from error
-        return _join(host, port)
-
-    def _open_backend_port(self) -> str | None:
-        listen = self._config.backend_listen
-        if listen is None:
-            return None
-        try:
-            credentials = backend_credentials(self._config.tls)
-            port = self._server.add_secure_port(listen, credentials)
-        except RuntimeError as error:
-            raise CloudServiceError(
-                f"{listen}: the port cannot be opened; choose another `backend_listen`"
-            ) from error
-        return _join(split_address(listen)[0], port)
-
     def _open_probe_port(self) -> str | None:
-        listen = self._config.health_listen
-        if listen is None:
+        if self._config.health_listen is None:
             return None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probes)
-        try:
-            port = self._probes.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise CloudServiceError(
-                f"{listen}: the port cannot be opened; choose another `health_listen`"
-            ) from error
-        return _join(split_address(listen)[0], port)
-
-    def _open_metrics_port(self) -> str | None:
-        listen = self._config.metrics_listen
-        if listen is None:
-            return None
-        host, port = split_address(listen)
-        try:
-            server, thread = start_http_server(port, host, registry=self.metrics.registry)
-        except OSError as error:
-            raise CloudServiceError(
-                f"{listen}: the port cannot be opened; choose another `metrics_listen`"
-            ) from error
-
-        def close() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        self._close_metrics = close
-        return _join(host, server.server_port)
+        return open_probe_port(self._probes, self._config.health_listen)
 
     async def _set_health(self, status: Any) -> None:
         for name in ("", *_SERVICES):
             await self._health.set(name, status)
-
-    async def _keep_house(self) -> None:
-        parts = self._parts
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
-            parts.sessions.purge(time.monotonic())
-            with contextlib.suppress(Exception):  # a locked database is told where it matters
-                await parts.store.run(
-                    lambda connection: parts.dedupe.purge(connection, now=time.time())
-                )
-                await parts.store.run(
-                    lambda connection: parts.saved_sessions.purge(connection, now=time.time())
-                )
-                await parts.store.run(
-                    lambda connection: self._devices.purge(connection, now=time.time())
-                )
-
-    async def _renew_leases(self) -> None:
-        parts, lease_s = self._parts, self._config.state.lease_s
-        while True:
-            await asyncio.sleep(lease_s / 3)
-            if not (attempts := tuple(parts.attempts)):
-                continue
-            renew = functools.partial(
-                parts.dedupe.renew, attempts=attempts, until=time.time() + lease_s
-            )
-            with contextlib.suppress(UnavailableError):  # tried again long before they end
-                await parts.store.run(renew)
-
-    async def _save_sessions(self) -> None:
-        while True:
-            await asyncio.sleep(SAVE_EVERY_S)
-            with contextlib.suppress(UnavailableError):  # the next frame marks them again
-                await self._save_changed()
-
-    async def _save_changed(self) -> None:
-        parts = self._parts
-        if changed := parts.sessions.take_unsaved():
-            await parts.store.run(
-                lambda connection: parts.saved_sessions.save(connection, changed, now=time.time())
-            )
-
-    async def _watch_lag(self) -> None:
-        while True:
-            due_s = time.monotonic() + LAG_PROBE_S
-            await asyncio.sleep(LAG_PROBE_S)
-            self.metrics.loop_lag_seconds.set(max(0.0, time.monotonic() - due_s))
 
 
 @contextlib.asynccontextmanager
@@ -415,7 +300,3 @@ async def serve(
             return
         on_ready(*starting.result())
         await waiting
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

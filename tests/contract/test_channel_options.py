@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloud_service.config import load_config
-from cloud_service.server import server_options
+from cloud_service.ports import server_options
 from edge_agent.cloud.channel import CHANNEL_RETRIES, ChannelSettings
 from protos.inference.v1 import inference_pb2
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks._served_cloud import served_cloud
-from benchmarks.cloud_soak import Soak
+from benchmarks.cloud_soak import SECTIONS, Soak
 from tests.tiny_models import make_folder
 
 
 async def test_callers_that_misbehave_leave_nothing_behind(tmp_path: Path) -> None:
     model = make_folder(tmp_path / "tiny-llama")
-    sections = "[engine]\nkv_mib = 16\n"
-    with served_cloud(str(model), sections=sections) as cloud:
+    with served_cloud(str(model), sections=SECTIONS) as cloud:
         soak = Soak(cloud, seed=1, num_tokens=8)
         await soak.run(400)
     assert soak.ends.total() == 400
