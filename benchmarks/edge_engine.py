@@ -22,7 +22,11 @@ from partition.text.tokenizer import Tokenizer
 
 MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 THREADS = 2
-PEERS = (("llama_cpp_peer", "llama_cpp"), ("openvino_peer", "openvino_genai"))
+PEERS = (
+    ("llama_cpp_peer", "llama_cpp"),
+    ("openvino_peer", "openvino_genai"),
+    ("genai_peer", "onnxruntime_genai"),
+)
 _DECODED_TOKENS = 48
 _BATCHES = (2, 4, 8)
 _BATCHED_REPORTS = 16
