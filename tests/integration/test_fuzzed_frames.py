@@ -1,0 +1,150 @@
+"""Frames from anybody: whatever a caller with a certificate sends on Extend, the service refuses or answers it, and goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from partition.extend.activations import Codec, encode
+from partition.extend.frame_messages import opening_to_message
+from partition.extend.frames import prefix_hash
+from partition.generation.sampling import SamplingRule
+from protos.errors import InvalidRequestError, from_rpc_error
+from protos.inference.v1 import inference_pb2
+from tests.cloud_harness import Client, RunningCloud, Site, ask, running_cloud
+from tests.integration.test_cloud_sessions import KEY, cloud_text, opening, split_opening
+from tests.tiny_models import make_folder
+
+EXTEND = "/tandem.inference.v1.InferenceService/Extend"
+# Asked for by the caller himself: a frame names its deadline, and one beyond the context is too large.
+POLITE = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+UINT32 = st.one_of(st.integers(0, 40), st.integers(0, 2**32 - 1))
+IDS = st.lists(st.one_of(st.integers(0, 250), st.integers(0, 2**32 - 1)), max_size=12)
+ROWS = encode(np.ones((2, 32), np.float32), Codec.FLOAT32)
+
+
+@st.composite
+def frames(draw: Any) -> bytes:
+    """Near to sense, so that what is wrong gets past the first check."""
+    ids = draw(IDS)
+    rows = draw(st.sampled_from([b"", ROWS, ROWS[:-3], b"\xff" * 9]))
+    if rows == ROWS and draw(st.booleans()):
+        at = draw(st.integers(0, len(rows) - 1))
+        rows = rows[:at] + bytes([draw(st.integers(0, 255))]) + rows[at + 1 :]
+    frame = inference_pb2.ExtendFrame(
+        round=draw(UINT32),
+        base_len=draw(UINT32),
+        prefix_hash=draw(st.sampled_from([b"", prefix_hash(KEY, ()), b"x" * 8, b"x" * 900])),
+        ids=ids,
+        activations=rows,
+        num_positions=draw(st.one_of(st.just(len(ids)), st.just(2), UINT32)),
+        draft_len=draw(UINT32),
+        row_hashes=draw(st.lists(st.sampled_from([b"", b"12345678", b"y" * 70]), max_size=3)),
+        deadline_ms=draw(UINT32),
+    )
+    wire: bytes = inference_pb2.ExtendRequest(extend=frame).SerializeToString()
+    if draw(st.booleans()):
+        return wire
+    cut = draw(st.integers(0, len(wire)))
+    return wire[:cut] + draw(st.binary(max_size=6)) + wire[cut + draw(st.integers(0, 3)) :]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+@pytest.fixture
+def site(tmp_path: Path, model: Path) -> Site:
+    return Site.make(tmp_path / "site", model)
+
+
+@pytest.fixture
+async def cloud(site: Site) -> AsyncIterator[RunningCloud]:
+    async with running_cloud(site) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(cloud: RunningCloud) -> AsyncIterator[Client]:
+    async with cloud.client() as opened:
+        yield opened
+
+
+async def code_of(client: Client, *messages: bytes) -> grpc.StatusCode:
+    call = client.channel.stream_stream(EXTEND)(iter(messages), timeout=10)
+    try:
+        async for _ in call:
+            pass
+    except grpc.aio.AioRpcError as error:
+        from_rpc_error(error)  # a status that the device can read
+    code: grpc.StatusCode = await call.code()
+    return code
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.lists(frames(), min_size=1, max_size=3), is_split=st.booleans())
+async def test_fuzzed_frames_are_refused_or_answered(
+    client: Client, caplog: pytest.LogCaptureFixture, data: list[bytes], is_split: bool
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    opened = await (split_opening(client, 2) if is_split else opening(client))
+    assert await code_of(client, opening_to_message(opened).SerializeToString(), *data) in POLITE
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    caplog.clear()
+
+
+TRICKS = (
+    "../../../etc/passwd",
+    "s'; DROP TABLE saved_sessions; --",
+    '" OR 1=1 --',
+    "%s%n{0}$(reboot)`id`",
+    "a\x00b",
+    "\r\nset-cookie: x",
+)
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+async def test_a_name_is_only_a_name(
+    cloud: RunningCloud,
+    client: Client,
+    site: Site,
+    trick: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    before = {path for path in site.root.rglob("*") if "sqlite" not in path.name}
+    text = await cloud_text(client, SamplingRule())
+    opened = replace(await opening(client), session=trick)
+    frame = inference_pb2.ExtendFrame(
+        round=1, prefix_hash=prefix_hash(KEY, ()), ids=[1, 2], num_positions=2
+    )
+    messages = (opening_to_message(opened), inference_pb2.ExtendRequest(extend=frame))
+    wire = [message.SerializeToString() for message in messages]
+    assert await code_of(client, *wire) is grpc.StatusCode.OK  # known under this name, and no more
+    await cloud.server._housekeeping.save_changed()
+    for field in ("request_id", "task", "resume_token"):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.generate(ask(**{field: trick}))
+        assert isinstance(from_rpc_error(caught.value), InvalidRequestError)
+    assert await cloud_text(client, SamplingRule()) == text
+    assert {path for path in site.root.rglob("*") if "sqlite" not in path.name} == before
+    assert trick not in caplog.text
