@@ -33,17 +33,14 @@ def enrol(
 
     Repeat it when the network failed: the same code works again for the same key, while it lasts.
     """
-    from edge_agent.cloud.enrolment import enrol as ask
     from edge_agent.config import load_config
-    from edge_agent.identity_folder import IdentityFolder
+    from edge_agent.enrolling import enrol_device
     from edge_agent.sync.device_name import device_id_of
 
     exists = config_path is not None and config_path.exists()
     config = load_config(config_path if exists else None)
-    folder = IdentityFolder((directory or config.state_folder / "identity").absolute())
-    with folder.locked():
-        given = ask(cloud, code, folder.signing_request())
-        folder.install(given.certificate_pem, given.authority_pem)
+    given = enrol_device(cloud, code, directory or config.state_folder / "identity")
+    folder = given.folder
     section = _cloud_section(given.target, folder)
     if config_path is not None and not exists:
         with config_path.open("x", encoding="utf-8") as file:
@@ -70,27 +67,13 @@ def enrol(
 @verbose_option
 @json_option
 def renew(config_path: Path | None, at_once: bool, as_json: bool) -> None:
-    """Get the next certificate when two thirds of this one's life are over. A running agent takes it over by itself."""
-    from edge_agent.cloud.channel import TlsFiles
-    from edge_agent.cloud.enrolment import renew as ask
+    """Get the next certificate when two thirds of this one's life are over; `serve` does so by itself."""
     from edge_agent.config import load_config
-    from edge_agent.errors import ConfigError
-    from edge_agent.identity_folder import IdentityFolder
+    from edge_agent.enrolling import enrolled_folder, renew_device
 
     cloud = load_config(config_path).cloud
-    if cloud.certificate is None or cloud.ca is None or cloud.key is None:
-        raise ConfigError("no certificate in [cloud]; run `edge-agent enrol` first")
-    folder = IdentityFolder(cloud.certificate.parent.parent)
-    if folder.certificate != cloud.certificate or folder.key != cloud.key:
-        raise ConfigError(
-            f"{cloud.certificate}: not made by `edge-agent enrol`, so it is renewed where it came from"
-        )
-    with folder.locked():
-        is_renewed = at_once or folder.is_due(dt.datetime.now(dt.UTC))
-        if is_renewed:
-            files = TlsFiles(ca=cloud.ca, certificate=cloud.certificate, key=cloud.key)
-            given = ask(cloud.target, files, folder.signing_request())
-            folder.install(given.certificate_pem, given.authority_pem)
+    is_renewed = renew_device(cloud, at_once=at_once)
+    folder = enrolled_folder(cloud)
     document: dict[str, Any] = {"renewed": is_renewed, "expires": _moment(folder.expires())}
     if as_json:
         print_json(document)

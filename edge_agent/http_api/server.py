@@ -12,6 +12,7 @@ import uvicorn
 
 from edge_agent.agent import EdgeAgent
 from edge_agent.config import EdgeConfig
+from edge_agent.enrolling import kept_certificate
 from edge_agent.errors import ConfigError
 from edge_agent.http_api.api import HttpSettings, create_app
 from edge_agent.http_api.doorkeeper import LOOPBACK_NAMES
@@ -42,7 +43,7 @@ def serve_http(config: EdgeConfig, *, on_ready: Callable[[str], None] | None = N
         allowed_hosts=(*LOOPBACK_NAMES, name, *config.http.allowed_hosts),
         max_body_bytes=config.http.max_body_bytes,
     )
-    with EdgeAgent.from_settings(config) as agent:
+    with EdgeAgent.from_settings(config) as agent, kept_certificate(config.cloud):
         app = create_app(
             agent, default_task=agent.default_task, metrics=agent.metrics, settings=settings
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -27,13 +28,16 @@ from cloud_service.cli import main as cloud_main
 from cloud_service.commands.tenants import opened_register
 from cloud_service.identity import Identity
 from cloud_service.storage.envelope import load_master_key
+from cloud_service.storage.state_store import DEVICES
 from cloud_service.tenancy import pki
+from cloud_service.tenancy.authority import DeviceAuthority
 from cloud_service.tenancy.devices import Devices
 from cloud_service.tenancy.signing_request import MAX_BYTES, public_key_of
 from edge_agent.cli import edge_agent
 from edge_agent.cloud.channel import TlsFiles
 from edge_agent.cloud.enrolment import enrol, renew
-from edge_agent.config import load_config
+from edge_agent.config import CloudConfig, load_config
+from edge_agent.enrolling import enrol_device, kept_certificate
 from edge_agent.errors import ConfigError, EdgeError
 from edge_agent.identity_folder import IdentityFolder
 from partition.console_script import run_script
@@ -479,6 +483,45 @@ def test_the_agent_takes_a_renewed_certificate_over_by_itself(tmp_path: Path) ->
     (root / ".current").symlink_to("b")
     (root / ".current").replace(root / "current")
     assert _state_of(files) != before
+
+
+async def test_a_serving_agent_renews_in_time(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with enrolling(site) as running:
+        assert running.endpoints.backend is not None
+        given_to = await asyncio.to_thread(
+            enrol_device, running.endpoints.backend, code_for(site, capsys), tmp_path / "identity"
+        )
+        folder = given_to.folder
+        config = CloudConfig(
+            target=given_to.target,
+            ca=folder.authority,
+            certificate=folder.certificate,
+            key=folder.key,
+        )
+        # One that is due: the same key, two thirds of its life ago.
+        key = serialization.load_pem_private_key(folder.key.read_bytes(), password=None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        aged = DeviceAuthority(
+            site.root / "ca.crt", site.root / "ca.key", trusted=site.root / "ca.crt"
+        ).certify(key.public_key(), NEW, days=90, now=dt.datetime.now(dt.UTC) - dt.timedelta(61))
+        with opened_register(site.root / "cloud.toml") as (store, _, _):
+            store.run_here(
+                lambda connection: connection.execute(sa.update(DEVICES).values(serial=aged.serial))
+            )
+        folder.certificate.write_text(aged.pem)
+        before = folder.certificate.resolve()
+        with kept_certificate(config, look_every_s=0.05):
+            async with asyncio.timeout(10):
+                while folder.certificate.resolve() == before:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        assert not folder.is_due(dt.datetime.now(dt.UTC))
+        assert await get_model(given_to.target, folder)
+        first = folder.certificate.resolve()
+        with kept_certificate(config, look_every_s=0.01):
+            await asyncio.sleep(0.1)
+        assert folder.certificate.resolve() == first  # no longer due
 
 
 def test_codes_say_nothing_in_their_repr() -> None:

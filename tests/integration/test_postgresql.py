@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import pytest
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -26,9 +27,12 @@ from cloud_service.storage.state_store import (
     StateStore,
     open_state,
 )
+from cloud_service.tenancy.authority import DeviceAuthority
+from cloud_service.tenancy.devices import Devices
+from cloud_service.tenancy.pki import CertificateFolder, create_authority
 from cloud_service.tenancy.quotas import Quota
 from cloud_service.tenancy.tenants import make_tenants
-from protos.errors import InProgressError, UnavailableError
+from protos.errors import InProgressError, UnauthenticatedError, UnavailableError
 from tests.postgres_server import empty, postgres_server
 from tests.properties.test_dedupe import DedupeMachine
 
@@ -174,3 +178,42 @@ async def test_a_database_that_is_gone_is_unavailable_and_comes_back(
     assert "SELECT" not in str(caught.value)
     assert await store.run(lambda c: c.execute(sa.text("SELECT 1")).scalar()) == 1
     assert time.time() > 0
+
+
+def test_one_enrolment_code_makes_one_device_of_eight_that_show_it_at_once(
+    store: StateStore, tmp_path: Path
+) -> None:
+    """Eight thieves on eight replicas; whoever is second is told that the code is not valid."""
+    create_authority(tmp_path)
+    pair = CertificateFolder(tmp_path).authority
+    authority = DeviceAuthority(pair.certificate, pair.key, trusted=pair.certificate)
+    flags = {"state": {"directory": str(tmp_path)}, "tls": {"insecure_loopback": True}}
+    config = load_config(None, flags={**flags, "tenants": {"admitted": ["clinic"]}}, environment={})
+    devices = Devices(store, make_tenants(store, KEY, config), KEY)
+    now = time.time()
+    code = store.run_here(
+        lambda connection: devices.add_code(
+            connection, WHO, pair.certificate.read_bytes(), lifetime_s=60, now=now
+        )
+    ).text
+
+    def show(number: int) -> bool:
+        def work(connection: sa.Connection) -> object:
+            key = ec.generate_private_key(ec.SECP256R1()).public_key()
+            return devices.enrol(
+                connection,
+                code,
+                str(number).encode(),
+                lambda identity: authority.certify(key, identity, days=1),
+                now=now,
+            )
+
+        try:
+            store.run_here(work)
+        except UnauthenticatedError:
+            return False
+        return True
+
+    assert at_once(8, show).count(True) == 1
+    (device,) = store.run_here(lambda connection: devices.list(connection, WHO.tenant))
+    assert device.is_active

@@ -16,7 +16,6 @@ import yaml
 from cloud_service.config import load_config as load_cloud
 from cloud_service.metrics import Metrics as CloudMetrics
 from cloud_service.replicas.scaling import EngineLoadPolicy
-from edge_agent.cli import edge_agent as cli
 from edge_agent.config import load_config as load_edge
 from edge_agent.metrics import Metrics as EdgeMetrics
 
@@ -185,14 +184,3 @@ def test_the_ray_application_names_what_there_is() -> None:
     EngineLoadPolicy(**scaling["policy"]["policy_kwargs"])
     assert scaling["policy"]["policy_function"].endswith(f"scaling:{EngineLoadPolicy.__name__}")
     assert document["proxy_location"] == "Disabled"  # Ray's own ingress is plaintext
-
-
-def test_renewal_runs_as_the_agent() -> None:
-    unit = configparser.ConfigParser(strict=False, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(DEPLOY / "systemd/tandem-edge-renew.service")
-    service = unit["Service"]
-    assert shlex.split(service["ExecStart"])[1] == "renew"
-    assert service["User"] == "tandem-edge"  # the name that the agent's unit gives its dynamic user
-    assert (DEPLOY / "systemd/tandem-edge.service").exists()
-    assert "renew" in cli.commands
