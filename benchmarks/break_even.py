@@ -1,8 +1,8 @@
-"""Where VERIFY stops being faster than streaming: the round trip that the formula names, and the one at which the measured cross.
+"""Where VERIFY stops being faster than streaming: the round trip that the cost model names, and where the measured cross.
 
 SmolLM2-135M drafts in int8 for itself in bfloat16, one thread each on this machine, over mutual TLS; impressions of reports,
-greedy, each prompt new to the cloud. The formula is given the costs of both profiles, and the acceptance and seconds of drafts of
-the timed answers, since reports differ more than links do. Seconds a token are those after the first. With ``--seconds`` in
+greedy, each prompt new to the cloud. The model is given both profiles, and the acceptance and seconds of drafts of the timed
+answers and their mean length, since reports differ more than links do. Seconds a token are those after the first. With ``--seconds`` in
 slices.
 """
 
@@ -21,8 +21,8 @@ from benchmarks._kept import JOINT_MODES, Kept, build_of
 from benchmarks._report_prompts import ReportPrompts, ids_of
 from benchmarks.line import Line, Options
 from edge_agent.extend.verify import VerifyResult
-from partition.extend.draft_length import Acceptance, break_even_round_trip_s, geometric
-from partition.planning.cost import Scenario, Workload, cloud, round_costs
+from partition.extend.draft_length import Acceptance, geometric
+from partition.planning.cost import Scenario, Workload, cloud, round_costs, verify
 from partition.planning.profile import Compute, Link
 
 MODEL = "smollm2-135m-instruct"
@@ -92,7 +92,7 @@ class _Bench:
 
     def _verify(self, report: int, trip_s: float) -> tuple[Timing, VerifyResult]:
         prompt = ids_of(self._edge, self._text(report))
-        costs = replace(round_costs(self._scenario()), round_trip_s=trip_s)
+        costs = round_costs(self._scenario(trip_s))
         return self._pair.verify(
             self._edge, prompt, LIMIT, costs=costs, acceptance=self._acceptance
         )
@@ -124,31 +124,44 @@ class _Bench:
             every = [row for rows in self._rows.values() for row in rows]
             stood = sum(row["accepted"] for row in every) / sum(row["judged"] for row in every)
             draft_s = float(np.mean([row["draft_s"] for row in every]))
+            num_tokens = round(float(np.mean([row["verify"][1] + 1 for row in every])))
             yield Line(
                 case=f"accepted {MODEL}", ours=stood, unit="share of judged drafts", runs=len(every)
             )
             yield Line(
                 case=f"break-even against streaming, predicted {MODEL}",
-                ours=1000 * self._break_even_s(stood, draft_s),
+                ours=1000 * self._break_even_s(stood, draft_s, num_tokens),
                 theirs=1000 * crossing_s,
                 peer="measured",
                 unit="ms of round trip",
                 runs=len(points),
             )
 
-    def _break_even_s(self, acceptance: float, draft_s: float) -> float:
-        scenario = self._scenario()
-        costs = replace(round_costs(scenario), draft_s=draft_s)
-        streaming_s = cloud(scenario).tpot_s
-        return break_even_round_trip_s(costs, geometric(acceptance), streaming_s)[0]
+    def _break_even_s(self, acceptance: float, draft_s: float, num_tokens: int) -> float:
+        scenario = replace(
+            self._scenario(0.0, num_tokens),
+            survival=geometric(acceptance),
+            drafting=draft_s / round_costs(self._scenario(0.0)).draft_s,
+        )
 
-    def _scenario(self) -> Scenario:
-        link = Link(round_trip_s=0.0, up_bytes_per_s=BYTES_PER_S, down_bytes_per_s=BYTES_PER_S)
+        def longer_s(trip_s: float) -> float:
+            there = replace(scenario, link=self._scenario(trip_s).link)
+            return verify(there).tpot_s - cloud(there).tpot_s
+
+        near, far = 0.0, 10.0
+        for _ in range(40):
+            middle = (near + far) / 2
+            near, far = (near, middle) if longer_s(middle) > 0 else (middle, far)
+        return near
+
+    def _scenario(self, trip_s: float, num_tokens: int = LIMIT) -> Scenario:
         return Scenario(
             edge=self._device,
             cloud=self._server,
-            link=link,
-            workload=Workload(prompt_tokens=150, output_tokens=LIMIT),
+            link=Link(
+                round_trip_s=trip_s, up_bytes_per_s=BYTES_PER_S, down_bytes_per_s=BYTES_PER_S
+            ),
+            workload=Workload(prompt_tokens=150, output_tokens=num_tokens),
         )
 
 

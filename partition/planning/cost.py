@@ -3,7 +3,7 @@
 TTFT is the time to the first token, TPOT the time of each further one; the whole takes TTFT + (M - 1) TPOT. S prompt
 tokens, M output tokens, k layers on the device, R round trip, U bytes a second up, w bytes of a hidden row, o bytes of
 framing. The decisive line: the cloud streams, so CLOUD pays R once a request, SPLIT pays it for every token, and VERIFY
-once a round of E(gamma) tokens.
+once a round of up to 1 + gamma tokens.
 
 Exposure is the share of the anonymised prompt that the cloud can read: 0 on the device, 1 for text, for token ids, and
 for hidden states at any depth and in any codec, from which the text can be rebuilt (2510.15511, 2507.16372).
@@ -20,10 +20,9 @@ from partition.extend.draft_length import (
     RoundCosts,
     best_length,
     geometric,
-    seconds_per_token,
-    tokens_per_round,
 )
 from partition.planning.profile import Compute, Link, Power, Prices
+from partition.planning.rounds import expected_rounds
 
 TEXT_BYTES = 4.5  # of text a token, English
 MESSAGE_BYTES = 90.0  # of gRPC and TLS framing a message
@@ -196,23 +195,27 @@ def verify(scenario: Scenario) -> Prediction:
     work, server, link = scenario.workload, *_remote(scenario)
     costs = round_costs(scenario)
     length = max(1, best_length(costs, scenario.survival))
-    tokens = tokens_per_round(scenario.survival, length)
-    num_rounds = (work.output_tokens - 1) / tokens  # round 0 already gave the first token
+    # Round 0 already gave the first token.
+    expected = expected_rounds(scenario.survival, length, work.output_tokens - 1)
+    num_rounds, num_drafts = expected.num_rounds, expected.num_drafts
     prompt_bytes = BYTES_PER_ID * work.prompt_tokens + MESSAGE_BYTES
-    bytes_up = prompt_bytes + num_rounds * ((length + 1) * BYTES_PER_ID + MESSAGE_BYTES)
+    bytes_up = (
+        prompt_bytes + num_rounds * (BYTES_PER_ID + MESSAGE_BYTES) + num_drafts * BYTES_PER_ID
+    )
     ttft = (
         link.round_trip_s + prompt_bytes / link.up_bytes_per_s + server.prefill(work.prompt_tokens)
     )
-    verifying = costs.verify_base_s + length * costs.verify_per_draft_s
-    drafting = scenario.edge.prefill(work.prompt_tokens) + num_rounds * length * costs.draft_s
+    verifying = num_rounds * costs.verify_base_s + num_drafts * costs.verify_per_draft_s
+    drafting = scenario.edge.prefill(work.prompt_tokens) + num_drafts * costs.draft_s
+    answering = num_rounds * costs.round_s(0) + num_drafts * costs.marginal_s
     prediction = _remote_prediction(
         scenario,
         mode=Mode.VERIFY,
         ttft_s=ttft,
-        tpot_s=seconds_per_token(costs, scenario.survival, length),
+        tpot_s=answering / max(1, work.output_tokens - 1),
         bytes_up=bytes_up,
         bytes_down=(1 + num_rounds) * (2 * BYTES_PER_ID + MESSAGE_BYTES),
-        cloud_s=server.prefill(work.prompt_tokens) + num_rounds * verifying,
+        cloud_s=server.prefill(work.prompt_tokens) + verifying,
         busy_s=drafting,
         edge_memory_bytes=_own_memory(scenario),
     )
