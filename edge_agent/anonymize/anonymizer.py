@@ -11,12 +11,13 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from edge_agent.anonymize import anonymized as sealed
 from edge_agent.anonymize.alignment import MatchText, align
 from edge_agent.anonymize.anonymized import Anonymized
 from edge_agent.anonymize.date_shift import DateShift
+from edge_agent.anonymize.head import Head
 from edge_agent.anonymize.known_values import find_known
 from edge_agent.anonymize.language import LANGUAGES, detect
 from edge_agent.anonymize.merge import merge
@@ -46,13 +47,6 @@ logger = logging.getLogger(__name__)
 MAX_CHARACTERS = 200_000  # of all messages of one request
 _REPAIRS = 1  # times that the residual scan may widen what was found
 _KEY_BYTES = 32
-
-
-class Head(Protocol):
-    """A statistical model that finds spans."""
-
-    def find(self, document: MatchText) -> list[Span]:
-        """Spans of one text, with ``Step.NER``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +87,14 @@ class Anonymizer:
         languages: Sequence[str] = LANGUAGES,
         timeout_s: float = 0.5,
         timeout_s_per_4kb: float = 0.1,
-        thorough: bool = True,
     ) -> Self:
-        """Load the pipelines of some languages; seconds, because spaCy is imported here.
+        """Load the pipelines of some languages; half a second, most of it ONNX Runtime for Chinese.
 
         Args:
             store: Where the pipelines are.
             languages: Which of ``en``, ``pt``, ``zh``.
             timeout_s: Of one request, processor time.
             timeout_s_per_4kb: Added for each 4,096 characters.
-            thorough: Whether the general English pipeline looks as well; it finds one name in twenty-five more, and takes
-                twice as long.
 
         Raises:
             PipelineUnavailableError: A pipeline cannot be loaded, or is not the pinned one.
@@ -112,7 +103,7 @@ class Anonymizer:
         """
         from edge_agent.anonymize.pipelines import load_heads
 
-        heads, version = load_heads(store, languages, thorough=thorough)
+        heads, version = load_heads(store, languages)
         anonymizer = cls(
             heads, version=version, timeout_s=timeout_s, timeout_s_per_4kb=timeout_s_per_4kb
         )

@@ -39,6 +39,7 @@ from edge_agent.anonymize.recognizers.places import (
     find_streets,
     find_towns,
 )
+from edge_agent.anonymize.recognizers.spoken_names import find_spoken_names
 from edge_agent.anonymize.span import Span
 
 
@@ -72,6 +73,7 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("towns", find_towns),
     Recognizer("organizations", find_organizations),
     Recognizer("persons", find_persons),
+    Recognizer("spoken-names", find_spoken_names),
     Recognizer("chinese-persons", find_chinese_persons, han_only=True),
     Recognizer("chinese-places", find_chinese_places, han_only=True),
     Recognizer("chinese-organizations", find_chinese_organizations, han_only=True),

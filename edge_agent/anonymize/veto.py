@@ -37,11 +37,16 @@ _CATALOGUE = re.compile(
     r"(?:lot|lote|batch|ref|cat|catalog|model|modelo|version|software|firmware|build)(?: no)?[ .:#]{0,3}$"
 )
 _MAX_ABBREVIATION = 4
+_CAPITAL_INSIDE = re.compile(r"[a-zà-ÿ,] [A-ZÀ-Þ][a-zà-ÿ]{2,}")
 _REACH = 60  # characters before a span that tell how its writer uses capitals
 # Endings of terms and participles that few names share; asked only of a lone word at the start of a sentence.
 _ENDING = re.compile(
     r"(?:osis|itis|emia|aemia|oma|omas|pathy|plasty|ectomy|otomy|ostomy|graphy|gram|scopy|logy|scopic|genic|lytic|tomy|algia|uria|rrhea|plegia|trophy|ular|onal|ural|inal|inum|eural|ior|ically|ally|wise|ures|ures|sions?|tions?|ments?|ness|ities|ity|ated|ized|ised|ating|izing|eous|ious|"
     r"acoes|acao|mente|idade|ico|ica|grafia|patia|ose|ite|iase)$"
+)
+# In front of a name of a place they are none of it, with a capital either.
+_FUNCTION_WORDS = frozenset(
+    ["a", "an", "and", "as", "at", "by", "de", "da", "do", "das", "dos", "e", "em", "for", "from", "in", "na", "nas", "no", "nos", "o", "of", "on", "or", "os", "ou", "para", "pela", "pelo", "por", "the", "to", "with", "com"]
 )
 _CHINESE_TERMS = read_words("chinese_terms")
 _DEPARTMENT = re.compile(r"[\u4e00-\u9fff]{1,6}(?:科|室|中心|部|组|病区)$")
@@ -88,8 +93,8 @@ def _is_plain(span: Span, document: MatchText) -> bool:
     mixed = any(c.isupper() for c in around) and any(c.islower() for c in around)
     words = [w for w in re.split(r"[\s,-]+", value) if any(c.isalpha() for c in w)]
     before = around[max(0, around.find(value) - _REACH) : max(0, around.find(value))]
-    if mixed and not any(c.isupper() for c in value) and any(c.isupper() for c in before):
-        return True  # small letters where capitals are known
+    if mixed and not any(c.isupper() for c in value) and _CAPITAL_INSIDE.search(before):
+        return True  # small letters where names have capitals
     if mixed and value.isupper() and len(letters) <= _MAX_ABBREVIATION and "." not in value:
         return True
     if span.entity is Entity.ORGANIZATION and (
@@ -166,13 +171,11 @@ def _is_edge(
             return True
         if bare in ORDINARY and first_letter.islower() and has_capitals:
             return True
-        if first:
-            return (
-                (bare in TITLES or bare in PARTICLES)
-                and len(bare) > 1
-                and not (first_letter.isupper() and len(bare) == 2 and bare not in TITLES)
-            )
+        if first:  # a particle there is part of the name: the model has seen "exame de Souza" and "de Souza chegou"
+            return bare in TITLES and len(bare) > 1
         return bare in CREDENTIALS or bare in PARTICLES
+    if has_capitals and first_letter.isupper() and bare not in _FUNCTION_WORDS:
+        return False  # São José dos Campos, Feira de Santana
     return (
         (bare in STOP or bare in PARTICLES or bare in MEDICAL)
         and bare not in COMMON_NAMES
@@ -237,11 +240,16 @@ def _is_medical(span: Span, document: MatchText) -> bool:
             all(w in KEPT_PLACES for w in words) or len(value) == 2
         ):
             return True
+        # Skilled Nursing, Juiz de Fora: ordinary words with capitals may name a place or a house.
+        named = (
+            span.entity is not Entity.PERSON
+            and sum(c.isupper() for c in text[span.start : span.end]) > 1
+        )
         known = [
             w
             for w in words
             if w in MEDICAL
-            or (w in ORDINARY and w not in COMMON_NAMES)
+            or (w in ORDINARY and w not in COMMON_NAMES and not named)
             or (w in STOP and w not in COMMON_NAMES)
             or w.removesuffix("'s") in MEDICAL
         ]
@@ -281,6 +289,11 @@ def _date_like(value: str, folded: str, span: Span) -> bool:
         return False
     if re.fullmatch(r"\d{1,2}-\d{1,2}", value.strip()):
         return False
+    numbers = [int(part) for part in re.findall(r"\d{1,2}(?=/|$)", value)]
+    if re.fullmatch(r"\d\d?/\d\d?/\d\d", value.strip()) and not (
+        min(numbers[:2]) <= 12 and max(numbers[:2]) <= 31
+    ):
+        return False  # a blood gas
     pair = re.fullmatch(r"(\d{1,2})/(\d{1,2})", value.strip())
     if pair is None:
         return (

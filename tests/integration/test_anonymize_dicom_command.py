@@ -18,7 +18,7 @@ from partition.store.model_store import ModelStore
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    for name in ("en_core_web_md", "lac"):
+    for name in ("lac",):
         if not ModelStore().has(name):
             pytest.skip(f"needs {name}; run: edge-agent models pull {name}")
     path = tmp_path / "edge.toml"

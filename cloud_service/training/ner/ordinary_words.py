@@ -1,16 +1,12 @@
-"""Write the list of ordinary words that veto a model's guess: words that reports write in small letters, and that are no names.
+r"""Write the list of ordinary words that veto a model's guess: words that reports write in small letters, and that are no names.
 
-The list that ships was made from the chest X-ray training reports, 420 transcribed reports of MTSamples and LeNER-Br::
-
-    python -m cloud_service.training.ner.ordinary_words --clinical cxr/train.jsonl mtsamples.csv --lener ner-pt \
+python -m cloud_service.training.ner.ordinary_words --clinical cxr/train.jsonl MTS-Dialog-TrainingSet.csv aci-bench-train.csv --lener ner-pt \
         --output edge_agent/anonymize/words/ordinary.txt
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import re
 import textwrap
 from collections import Counter
@@ -19,6 +15,7 @@ from pathlib import Path
 
 from cloud_service.training.ner import templates_en, templates_pt
 from cloud_service.training.ner.corpus import lener_words
+from cloud_service.training.ner.real_text import biomedical_notes, read_texts, tagged_notes
 from partition.text.fold import fold
 
 _MIN_COUNT = 2
@@ -31,10 +28,14 @@ def main() -> None:
     """Read the arguments and write the list."""
     parser = argparse.ArgumentParser(description="List ordinary words of clinical text.")
     parser.add_argument("--clinical", type=Path, nargs="*", default=[], help="JSONL or CSV")
+    parser.add_argument("--biomedical", type=Path, nargs="*", default=[], help="abstracts, IOB")
+    parser.add_argument("--tagged", type=Path, nargs="*", default=[], help="word_TAG")
     parser.add_argument("--lener", type=Path, help="folder of LeNER-Br")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     texts = [text for path in options.clinical for text in read_texts(path)]
+    texts += [note.text for path in options.biomedical for note in biomedical_notes(path)]
+    texts += [note.text for path in options.tagged for note in tagged_notes(path)]
     more = lener_words(options.lener / "train.conll") if options.lener else set()
     words = ordinary_words(texts, names=set(names()), more=more)
     lines = textwrap.wrap(" ".join(words), 118)
@@ -58,17 +59,6 @@ def ordinary_words(texts: Iterable[str], *, names: set[str], more: Iterable[str]
             found.update(fold(word) for word in _WORD.findall(template) if word.islower())
     found.update(fold(word) for word in more if len(word) >= _MIN_LETTERS)
     return sorted(found - names)
-
-
-def read_texts(path: Path) -> Iterator[str]:
-    """Texts of a JSONL file, or of the column ``text`` of a CSV one."""
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                yield row["text"]
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        yield json.loads(line)["text"]
 
 
 def names() -> Iterator[str]:

@@ -1,200 +1,15 @@
-"""Invented values that fill the slots of the templates: names, places, organisations, numbers.
-
-Names come from Faker's lists of many countries (not en_US and pt_BR, which evaluation sets are usually made of) and, a third
-of them, from random syllables: a head that has seen them learns the context instead of the list.
-"""
+"""Invented values that fill the slots of the templates: persons, drugs, eponyms, numbers, dates; places are in ``places``."""
 
 from __future__ import annotations
 
 import random
 import re
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-_ONSETS = [
-    "b",
-    "br",
-    "c",
-    "ch",
-    "cl",
-    "cr",
-    "d",
-    "dr",
-    "f",
-    "fl",
-    "g",
-    "gl",
-    "gr",
-    "h",
-    "j",
-    "k",
-    "kl",
-    "kr",
-    "l",
-    "m",
-    "n",
-    "p",
-    "ph",
-    "pr",
-    "q",
-    "qu",
-    "r",
-    "s",
-    "sh",
-    "sk",
-    "sl",
-    "st",
-    "t",
-    "th",
-    "tr",
-    "v",
-    "w",
-    "wh",
-    "y",
-    "z",
-    "zh",
-    "x",
-    "ts",
-    "ng",
-]
-_NUCLEI = [
-    "a",
-    "e",
-    "i",
-    "o",
-    "u",
-    "ai",
-    "au",
-    "ea",
-    "ee",
-    "ei",
-    "ia",
-    "ie",
-    "io",
-    "oa",
-    "oo",
-    "ou",
-    "ue",
-    "y",
-    "á",
-    "é",
-    "í",
-    "ó",
-    "ö",
-    "ü",
-    "ã",
-    "ê",
-]
-_CODAS = ["", "", "", "n", "m", "r", "l", "s", "t", "k", "nd", "rt", "ll", "ck", "sh", "ng", "x", "z", "sson", "ski", "son", "man", "ez", "ley"]  # fmt: skip
-
-_FAKER_LOCALES = {
-    "en": [
-        "en_GB",
-        "en_NZ",
-        "en_AU",
-        "de_DE",
-        "fr_FR",
-        "it_IT",
-        "nl_NL",
-        "pl_PL",
-        "sv_SE",
-        "no_NO",
-        "da_DK",
-        "fi_FI",
-        "cs_CZ",
-        "hr_HR",
-        "ro_RO",
-        "hu_HU",
-        "tr_TR",
-        "id_ID",
-        "en_PK",
-        "en_KE",
-        "en_NG",
-        "es_ES",
-        "es_CO",
-        "es_AR",
-        "pt_PT",
-        "sl_SI",
-        "et_EE",
-        "lv_LV",
-        "lt_LT",
-        "vi_VN",
-        "yo_NG",
-        "ga_IE",
-        "zu_ZA",
-        "ha_NG",
-    ],
-    "pt": [
-        "pt_PT",
-        "es_ES",
-        "it_IT",
-        "es_CO",
-        "es_AR",
-        "es_CL",
-        "fr_FR",
-        "ro_RO",
-        "de_DE",
-        "pl_PL",
-    ],
-}
-
-
-@dataclass(frozen=True, slots=True)
-class NameLists:
-    """Given names, surnames, towns, and plain words, to draw from."""
-
-    given: tuple[str, ...]
-    family: tuple[str, ...]
-    towns: tuple[str, ...]
-    words: tuple[str, ...] = ()
-
-
-def load_names(language: str, words: Iterable[str] = ()) -> NameLists:
-    """Collect the lists of Faker's locales; Faker is needed for training only.
-
-    Args:
-        language: ``en`` or ``pt``.
-        words: Plain words of the language, which fill sentences that hold no identifier.
-    """
-    from faker import Faker
-    from faker.config import AVAILABLE_LOCALES
-
-    given: set[str] = set()
-    family: set[str] = set()
-    towns: set[str] = set()
-    for locale in _FAKER_LOCALES[language]:
-        if locale not in AVAILABLE_LOCALES:
-            continue
-        fake = Faker(locale)
-        fake.seed_instance(7)
-        for _ in range(700):
-            given.add(fake.first_name())
-            family.add(fake.last_name())
-        for _ in range(250):
-            towns.add(fake.city())
-
-    def latin(name: str) -> bool:
-        return 2 < len(name) < 22 and all(
-            (c.isalpha() and ord(c) < 0x250) or c in " '-" for c in name
-        )
-
-    return NameLists(
-        tuple(sorted(filter(latin, given))),
-        tuple(sorted(filter(latin, family))),
-        tuple(sorted(filter(latin, towns))),
-        tuple(sorted(words)),
-    )
-
-
-def english_words() -> Iterator[str]:
-    """Lower-case words of two word lists in the public domain (package ``english-words``)."""
-    from english_words import get_english_words_set
-
-    for source in ("web2", "gcide"):
-        for word in get_english_words_set([source], alpha=True):
-            if word.islower() and 2 < len(word) < 11:
-                yield word
+from cloud_service.training.ner.names import NameLists, NameModel, syllables
+from partition.text.months import MONTHS
 
 
 def common_words(texts: Iterable[str]) -> tuple[str, ...]:
@@ -212,6 +27,8 @@ class Values:
     rng: random.Random
     names: NameLists
     language: str
+    given_like: NameModel
+    family_like: NameModel
     common: Sequence[str] = ()
     # Words like these are names too; a head must learn it from the context.
     ambiguous: Sequence[str] = field(
@@ -222,20 +39,19 @@ class Values:
         """One of them."""
         return self.rng.choice(options)
 
-    def invented(self, syllables: int = 2) -> str:
+    def invented(self, count: int = 2) -> str:
         """A name-like word."""
-        word = "".join(
-            self.rng.choice(_ONSETS) + self.rng.choice(_NUCLEI) for _ in range(syllables)
-        ) + self.rng.choice(_CODAS)
-        return word.capitalize()
+        return syllables(self.rng, count)
 
     def given(self) -> str:
         """A given name."""
         draw = self.rng.random()
-        if draw < 0.25:
+        if draw < 0.12:
             return self.invented(self.rng.choice((1, 2, 2, 3)))
-        if draw < 0.29:
+        if draw < 0.16:
             return self.rng.choice(self.ambiguous)
+        if draw < 0.4:
+            return self.given_like.draw(self.rng)
         name = self.rng.choice(self.names.given)
         if self.rng.random() < 0.08:
             name += self.pick("-", " ") + self.rng.choice(self.names.given)
@@ -244,10 +60,12 @@ class Values:
     def family(self) -> str:
         """A surname, sometimes double, with a particle or a prefix."""
         draw = self.rng.random()
-        if draw < 0.3:
+        if draw < 0.12:
             name = self.invented(self.rng.choice((1, 2, 2, 3)))
-        elif draw < 0.35:
+        elif draw < 0.18:
             name = self.rng.choice(self.ambiguous)
+        elif draw < 0.45:
+            name = self.family_like.draw(self.rng)
         else:
             name = self.rng.choice(self.names.family)
         draw = self.rng.random()
@@ -264,6 +82,31 @@ class Values:
         if self.common and self.rng.random() < 0.5:
             return self.rng.choice(self.common)
         return self.rng.choice(self.names.words) if self.names.words else self.pick("the", "and")
+
+    def eponym(self) -> str:
+        """A surname that stands for a sign, a score or an instrument, and so for nobody."""
+        draw = self.rng.random()
+        if draw < 0.2:
+            name = self.invented(2)
+        elif draw < 0.5:
+            name = self.family_like.draw(self.rng)
+        else:
+            name = self.rng.choice(self.names.family)
+        draw = self.rng.random()
+        if draw < 0.15:
+            return f"{name}-{self.rng.choice(self.names.family)}"
+        return f"{name}'s" if draw < 0.2 and self.language == "en" else name
+
+    def drug(self) -> str:
+        """A drug: an invented brand, or a stem with a usual ending."""
+        stem = self.invented(self.rng.choice((1, 2, 2)))
+        if self.rng.random() < 0.5:
+            return self.pick(stem, stem + self.pick(" XR", " XL", " CR", " SR", " HFA", "", ""))
+        endings = "mab pril olol sartan statin azole cillin mycin floxacin tidine prazole gliptin gliflozin tinib zumab ximab parin xaban triptan setron caine cort vir dipine lukast profen oxetine pine done pam barb"
+        if self.language == "pt":
+            endings = "mabe pril olol sartana estatina azol cilina micina floxacino tidina prazol gliptina gliflozina tinibe parina xabana triptano setrona caína vir dipino lucaste profeno oxetina pina dona pam"
+        name = stem + self.rng.choice(endings.split())
+        return name if self.rng.random() < 0.4 else name.lower()
 
     def letter(self) -> str:
         """An initial."""
@@ -331,35 +174,6 @@ class Values:
         letters = [self.letter() for _ in range(size)]
         return self.pick("".join(letters), "".join(letters), ".".join(letters) + ".")
 
-    def town(self) -> str:
-        """A town."""
-        if self.rng.random() < 0.3:
-            suffixes: tuple[str, ...] = (
-                "ville",
-                "ton",
-                "burg",
-                " Falls",
-                " Springs",
-                "field",
-                "port",
-                " Beach",
-                " Heights",
-                "",
-            )
-            if self.language == "pt":
-                suffixes = (
-                    "ópolis",
-                    "lândia",
-                    " do Sul",
-                    " da Serra",
-                    "tuba",
-                    "mirim",
-                    "",
-                    " do Norte",
-                )
-            return self.invented(self.rng.choice((1, 2))) + self.rng.choice(suffixes)
-        return self.rng.choice(self.names.towns)
-
     def digits(self, low: int, high: int) -> str:
         """A run of digits."""
         return "".join(self.rng.choice(string.digits) for _ in range(self.rng.randint(low, high)))
@@ -418,134 +232,19 @@ class Values:
         )
         short = f"{year % 100:02d}"
         if self.language == "pt":
-            name = _MONTHS_PT[month - 1]
+            name = MONTHS["pt"][month - 1]
             return self.pick(
                 f"{day:02d}/{month:02d}/{year}", f"{day:02d}/{month:02d}/{short}", f"{day} de {name} de {year}",
                 f"{day} de {name}", f"{name} de {year}", f"{day:02d}-{name[:3]}-{year}", f"{day:02d}.{month:02d}.{year}",
                 f"{name[:3]}/{year}", f"{year}-{month:02d}-{day:02d}", f"{month:02d}/{year}", f"1º de {name}",
             )  # fmt: skip
-        name = _MONTHS_EN[month - 1]
+        name = MONTHS["en"][month - 1].capitalize()
         return self.pick(
             f"{month:02d}/{day:02d}/{year}", f"{month}/{day}/{short}", f"{name} {day}, {year}", f"{name[:3]} {day}, {year}",
             f"{day} {name} {year}", f"{name} {day}", f"{name} {year}", f"{day:02d}-{name[:3].upper()}-{year}",
             f"{year}-{month:02d}-{day:02d}", f"{name} {day}{_ordinal(day)}", f"the {day}{_ordinal(day)} of {name}",
             f"{month:02d}-{day:02d}-{year}", f"{day:02d}.{month:02d}.{year}", f"{month:02d}/{year}",
         )  # fmt: skip
-
-    def street(self) -> str:
-        """Street, number and unit."""
-        stem = self.pick(
-            self.family(),
-            self.given(),
-            self.town(),
-            self.invented(2),
-            f"{self.family()} {self.pick('Hill', 'Park', 'Lake', 'Creek', 'Mill')}",
-        )
-        if self.language == "pt":
-            kind = self.pick(
-                "Rua", "Avenida", "Av.", "R.", "Travessa", "Alameda", "Praça", "Rodovia", "Estrada"
-            )
-            name = self.pick(
-                stem,
-                f"{self.pick('Dr.', 'Coronel', 'Padre', 'Prof.', 'Dom', 'São')} {stem}",
-                f"das {stem}",
-                self.full_name(),
-            )
-            number = self.number(1, 4000)
-            return self.pick(
-                f"{kind} {name}, {number}", f"{kind} {name}, nº {number}", f"{kind} {name}",
-                f"{kind} {name}, {number}, apto {self.number(1, 1200)}", f"{kind} {name} {number}, bloco {self.letter()}",
-            )  # fmt: skip
-        kind = self.pick(
-            "Street",
-            "St",
-            "Ave",
-            "Avenue",
-            "Road",
-            "Rd",
-            "Lane",
-            "Ln",
-            "Drive",
-            "Dr",
-            "Blvd",
-            "Court",
-            "Ct",
-            "Way",
-            "Place",
-            "Terrace",
-            "Circle",
-            "Pkwy",
-        )
-        unit = self.pick(
-            "",
-            "",
-            "",
-            f", Apt {self.number(1, 99)}",
-            f" #{self.number(1, 40)}",
-            f", Unit {self.letter()}",
-            f", Suite {self.number(100, 900)}",
-        )
-        return f"{self.number(1, 9999)} {self.pick('', '', 'N ', 'West ')}{stem} {kind}{unit}"
-
-    def postcode(self) -> str:
-        """A postcode."""
-        if self.language == "pt":
-            return f"{self.digits(5, 5)}-{self.digits(3, 3)}"
-        return self.pick(self.digits(5, 5), f"{self.digits(5, 5)}-{self.digits(4, 4)}")
-
-    def organization(self) -> str:
-        """A hospital, laboratory, home, school or employer."""
-        stem = self.pick(self.family(), self.town(), self.invented(2), f"{self.pick('St.', 'Saint', 'Mount', 'North', 'Lake', 'Good')} {self.given()}",
-                         f"{self.invented(2)} {self.pick('Valley', 'Ridge', 'County', 'River', 'Park')}")  # fmt: skip
-        if self.language == "pt":
-            stem = self.pick(stem, f"{self.pick('São', 'Santa', 'Nossa Senhora de', 'Dom', 'Dr.')} {self.given()}", f"{self.pick('Jardim', 'Vila', 'Parque')} {self.invented(2)}",
-                             f"{self.pick('da', 'do', 'de')} {self.town()}")  # fmt: skip
-            head = self.pick(
-                "Hospital", "Hospital Municipal", "Hospital Regional", "Hospital Universitário", "Clínica", "Clínica Médica", "Laboratório", "UPA", "UBS", "Santa Casa de",
-                "Maternidade", "Policlínica", "Instituto", "Centro de Saúde", "Casa de Repouso", "Escola Estadual", "Colégio", "Universidade Federal de", "Supermercado",
-                "Construtora", "Transportadora", "Metalúrgica", "Prefeitura de", "Banco", "Padaria", "Farmácia", "Grupo", "Ambulatório", "Pronto-Socorro", "Fundação", "Cooperativa", "Indústria",
-            )  # fmt: skip
-            return f"{head} {stem}" + self.pick("", "", "", " Ltda", " S.A.", " e Filhos")
-        tail = self.pick(
-            "Hospital", "General Hospital", "Medical Center", "Clinic", "Health", "Regional Medical Center", "Family Practice", "Nursing Home", "Imaging", "Radiology Associates",
-            "Laboratory", "Hospice", "Elementary School", "High School", "University", "College", "Rehabilitation Center", "Care Center", "Surgery Center", "Dialysis",
-            "Logistics", "Foods", "Insurance", "Bank", "Manufacturing", "Construction", "Steel", "Trucking", "Police Department", "Fire Department", "Bakery", "Motors",
-            "Supermarket", "Church", "Pharmacy", "Electric", "Airlines", "Industries", "Community Health Center", "Children's Hospital", "Orthopedics", "Physical Therapy", "Senior Living",
-        )  # fmt: skip
-        return self.pick(
-            f"{stem} {tail}", f"{stem} {tail}", f"{stem} {tail}", f"{stem} {tail} {self.pick('Inc.', 'LLC', 'Ltd', 'Group', 'Partners')}",
-            f"{self.pick('University', 'Children’s Hospital', 'Cancer Institute', 'Heart Center')} of {self.town()}", f"{stem} & {self.family()}",
-        )  # fmt: skip
-
-
-_MONTHS_EN = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
-_MONTHS_PT = [
-    "janeiro",
-    "fevereiro",
-    "março",
-    "abril",
-    "maio",
-    "junho",
-    "julho",
-    "agosto",
-    "setembro",
-    "outubro",
-    "novembro",
-    "dezembro",
-]
 
 
 def _ordinal(day: int) -> str:

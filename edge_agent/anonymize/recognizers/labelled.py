@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
-from edge_agent.anonymize.lexicon import COMMON_NAMES, STOP
+from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, ORDINARY, STOP
 from edge_agent.anonymize.recognizers.labels import LABEL, LABELS, Kind, label_key, parse_labels
 from edge_agent.anonymize.recognizers.names import TOKEN, read_name
 from edge_agent.anonymize.recognizers.quantities import follows_unit
@@ -64,6 +64,9 @@ _NAME_WITHOUT_SEPARATOR = parse_labels(
      engineer|service engineer|social
     worker|interpreter|witness|caller|provider|radiologist|assistant|claimant|beneficiary|insured|client|employee"""
 )
+# Above a list of persons and above a paragraph alike.
+_ALSO_HEADINGS = parse_labels("anesthesia|anaesthesia|cirurgia")
+_PLAIN_WORDS = (MEDICAL | ORDINARY | STOP) - COMMON_NAMES
 # What stands behind these is a person in lower case too.
 _BY = parse_labels(
     """signed by|electronically signed by|dictated by|transcribed by|reported by|read by|interpreted by|verified by|
@@ -203,6 +206,10 @@ def _name(document: MatchText, kind: Kind, key: str, start: int, separated: bool
             return
     else:
         return
+    if key in _ALSO_HEADINGS and all(
+        word in _PLAIN_WORDS for word in document.folded[position:end].replace(",", "").split()
+    ):
+        return  # "Anesthesia: general"
     if end > position and any(c.isalpha() for c in text[position:end]):
         yield Span(position, end, Entity.PERSON, Step.STRUCTURE)
 

@@ -117,7 +117,7 @@ _SUBJECT = re.compile(
     r"(?<![A-Za-z])(?i:patient|pt|pct|pcte|paciente|subject|participant|participante|proband|probando|donor)[ :]{1,2}((?:[A-Z]\.){2,3}|[A-Z]{2,3}(?=[.,;)]|$|\n| [a-z])|[a-z]{2,3}(?=, ?\d))"
 )
 _AGE_BEHIND = re.compile(
-    r",? ?\(?(?:age |aged |de )?\d{1,3}(?: ?(?:anos|years?|yrs?|y\.?/?o|yo[mf]?|ans|months?|meses|semanas)(?![a-z])| ?[maf](?=[,.;) ]|$))| g\d{1,2} ?p\d{1,2}(?![a-z0-9])"
+    r"(?:,? ?\(|,? |,)(?:age |aged |de )?\d{1,3}(?: ?(?:anos|years?|yrs?|y\.?/?o|yo[mf]?|ans|months?|meses|semanas)(?![a-z])| ?[maf](?=[,.;) ]|$))| g\d{1,2} ?p\d{1,2}(?![a-z0-9])"
 )
 _SEGMENT = re.compile(r"[:;\n(|\]\[/\"]|(?<=[a-z]{3})\. |, ")
 _REACH = 60  # characters before an age in which the name may begin

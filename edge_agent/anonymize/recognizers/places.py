@@ -157,8 +157,10 @@ def find_streets(document: MatchText) -> Iterator[Span]:
             and not proper
         ):
             continue
-        if match.group().startswith("via ") and not any(c.isdigit() for c in match.group()):
-            continue
+        if match.group().startswith("via ") and (
+            text[match.start()] == "v" or not any(c.isdigit() for c in match.group())
+        ):
+            continue  # "60 mL/h via Dobhoff"
         yield Span(
             match.start(), match.start() + len(match.group().rstrip(" .,-\n")), Entity.LOCATION
         )

@@ -116,6 +116,11 @@ def test_found_whatever_stands_beside_it(entity: str, value: str, around: str) -
         ("Katherine Pryce, RN", "PERSON", "Katherine Pryce"),
         ("her brother Julian came", "PERSON", "Julian"),
         ("Dra. Pires avaliou", "PERSON", "Pires"),
+        ("she lives with her niece zorvana and cannot walk", "PERSON", "zorvana"),
+        ("this is doctor zorvana van der quill dictating", "PERSON", "zorvana van der quill"),
+        ("please call zorvana 555 0142", "PERSON", "zorvana"),
+        ("ct of the chest on zorvana quill date of birth unknown", "PERSON", "zorvana quill"),
+        ("aqui é a zorvana, mãe do tibúrcio", "PERSON", "tibúrcio"),
         ("患者徐娟洋，女", "PERSON", "徐娟洋"),
         ("胡大爷发烧了", "PERSON", "胡"),
         ("欧阳主任", "PERSON", "欧阳"),
@@ -165,6 +170,10 @@ KEPT = [
     "Texas, Brazil, Minas Gerais",
     "(0008,1010) SH [] # 0, 1 StationName\n(0010,0010) PN [] # 0, 1 PatientName\n(0010,0020) LO []",
     "审核医师：周一值班",
+    "ANESTHESIA: General endotracheal.\nCirurgia: hernioplastia inguinal",
+    "60 mL/h via Dobhoff. Prealbumin 14. Zinc, vitamin C",
+    "retry in 60 s. Software version VA50A, build 12",
+    "called radiology, the nurse is aware, until extubated, per protocol, this is normal",
 ]
 
 
@@ -184,6 +193,6 @@ def test_ten_thousand_measurements_are_kept() -> None:
 def test_the_list_of_recognizers_is_pinned() -> None:
     assert [recognizer.name for recognizer in RECOGNIZERS] == [
         "labelled", "dicom-elements", "hl7-fields", "table-cells", "emails", "urls", "addresses", "hardware", "phones", "dates", "ages", "uids",
-        "national-numbers", "record-numbers", "streets", "residences", "postcodes", "towns", "organizations", "persons",
+        "national-numbers", "record-numbers", "streets", "residences", "postcodes", "towns", "organizations", "persons", "spoken-names",
         "chinese-persons", "chinese-places", "chinese-organizations",
     ]  # fmt: skip
