@@ -1,4 +1,4 @@
-"""``edge-agent models``: what models there are, and fetching them."""
+"""``edge-agent models``: what models there are, fetching them, and clearing away what was built from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from partition.store.model_store import ModelStore
 
 @click.group()
 def models() -> None:
-    """List the models that Tandem knows, and fetch them into the cache."""
+    """List the models that Tandem knows, fetch them into the cache, clear it."""
 
 
 _cache = click.option(
@@ -83,6 +83,31 @@ def pull(
         click.echo(json.dumps({"name": name, "path": str(path), "sha256": sha256}))
     else:
         click.echo(f"{name} is at {path}")
+
+
+@models.command()
+@_cache
+@_json
+@click.option(
+    "--unused-days",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Delete what was not opened for so many days; 0 deletes everything built.",
+)
+def prune(cache_dir: Path | None, as_json: bool, unused_days: float) -> None:
+    """Delete built stages that nobody uses; models stay, and a stage is built again when it is wanted."""
+    from platformdirs import user_cache_path
+
+    from partition.stages.stage_cache import prune_stages
+
+    stages = (cache_dir or user_cache_path("tandem")) / "stages"
+    pruned = prune_stages(stages, unused_days=unused_days)
+    if as_json:
+        found = {"stages": pruned.num_stages, "freed_bytes": pruned.freed_bytes}
+        click.echo(json.dumps(found))
+    else:
+        click.echo(f"{pruned.num_stages} stages deleted, {pruned.freed_bytes / 1e6:.1f} MB freed")
 
 
 def _open(

@@ -19,6 +19,7 @@ from partition.errors import ModelFileError
 from partition.stages.block_head import block_head
 from partition.stages.embedding import write_embedding
 from partition.stages.layer_weights import HeadWeights, LayerWeights, float_head, float_layer
+from partition.stages.stage_cache import mark_used, prune_stages
 from partition.stages.stage_range import Precision, StageRange
 from partition.weights.weight_source import WeightSource, source_fingerprint
 
@@ -76,12 +77,14 @@ def build_stage_files(
         folder=parent / fingerprint, fingerprint=fingerprint, context_tokens=context_tokens
     )
     if files.folder.is_dir():
+        mark_used(files.folder)
         return files
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / f"{fingerprint}.lock"):
             if not files.folder.is_dir():
                 _build(source, stage, precision, files)
+        prune_stages(parent)
     except OSError as error:
         raise _unwritable(cache_dir, error) from error
     return files
