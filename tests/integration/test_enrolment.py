@@ -32,7 +32,9 @@ from cloud_service.storage.state_store import DEVICES
 from cloud_service.tenancy import pki
 from cloud_service.tenancy.authority import DeviceAuthority
 from cloud_service.tenancy.devices import Devices
+from cloud_service.tenancy.roles import Role
 from cloud_service.tenancy.signing_request import MAX_BYTES, public_key_of
+from cloud_service.tenancy.tokens import make_signing_key, sign_token
 from edge_agent.cli import edge_agent
 from edge_agent.cloud.channel import TlsFiles
 from edge_agent.cloud.enrolment import enrol, renew
@@ -389,12 +391,19 @@ async def test_a_revoked_device_is_out_in_the_middle_of_a_call(
 async def test_only_a_certificate_is_renewed(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with enrolling(site) as running, Stranger(running) as stranger:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stranger.stub.Renew(
-                enrolment_pb2.RenewRequest(signing_request=signing_request()), timeout=10
-            )
-        assert isinstance(from_rpc_error(caught.value), UnauthenticatedError)
+    private, _ = make_signing_key(site.root / "tokens", "k1")
+    token = sign_token(private, NEW, Role.DEVICE, lifetime_s=900, now=int(time.time()))
+    tenants = {"token_keys": str(site.root / "tokens")}
+    async with enrolling(site, tenants=tenants) as running, Stranger(running) as stranger:
+        request = enrolment_pb2.RenewRequest(signing_request=signing_request())
+        # Nothing at all; and a token of the very device, whose minutes must not become months.
+        for metadata, error in (
+            (None, UnauthenticatedError),
+            ((("authorization", f"Bearer {token}"),), PermissionDeniedError),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stranger.stub.Renew(request, timeout=10, metadata=metadata)
+            assert isinstance(from_rpc_error(caught.value), error)
         # One that the operator issued by hand may go over to renewal; whose it is decides the certificate.
         async with running.client(SCANNER) as client:
             stub = enrolment_pb2_grpc.EnrolmentServiceStub(client.channel)
