@@ -18,6 +18,7 @@ from partition.errors import (
 from partition.stages.branches import Branches
 from partition.stages.embedding import TokenEmbedding
 from partition.stages.kv_cache import KVCache
+from partition.stages.overflow import products_overflow
 from partition.stages.stage import Floats, StageOutput
 from partition.stages.stage_files import StageFiles, build_stage_files
 from partition.stages.stage_range import Precision, StageRange
@@ -60,8 +61,9 @@ class OnnxStage:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only; its warnings name nodes, not causes
         options.enable_mem_pattern = False  # every prompt has another length
-        # Without it a CPU that has AVX2 but no VNNI adds pairs of products in 16 bits, where they overflow.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if products_overflow():
+            # Unsigned weights, whose products are added in 32 bits. Elsewhere they would only be slower, half as fast with AMX.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 files.graph, options, providers=["CPUExecutionProvider"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from partition.stages import overflow
 from partition.stages.stage_range import Precision
 from tests.restricted_stage import open_stage, run
 from tests.tiny_models import VOCAB_SIZE, write_tiny_model
@@ -24,6 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = np.random.default_rng(5).integers(0, VOCAB_SIZE, 48).astype(np.int32)
     np.save(folder.parent / "ids.npy", ids)
     return folder
+
+
+def test_the_probe_is_a_product_of_integers() -> None:
+    (node,) = onnx.load_from_string(base64.b64decode(overflow._PRODUCT)).graph.node
+    assert (node.op_type, list(node.input)) == ("MatMulInteger", ["a", "b"])
 
 
 @pytest.mark.skipif(QEMU is None, reason="no qemu-x86_64 here; install qemu-user")
