@@ -33,7 +33,11 @@ _TOKENS = click.IntRange(min=1, max=1_000_000)
 
 @click.command()
 @click.option(
-    "--profile", "profile_path", required=True, type=_IN_FILE, help="From `partition profile`."
+    "--profile",
+    "profile_path",
+    required=True,
+    type=_IN_FILE,
+    help="Of a device: from `edge-agent profile`.",
 )
 @click.option(
     "--task", "task_path", type=_IN_FILE, help="A task file, for its policy and deadline."
@@ -59,7 +63,7 @@ _TOKENS = click.IntRange(min=1, max=1_000_000)
     type=_SHARE,
     default=FIRST_GUESS_ACCEPTANCE,
     show_default=True,
-    help="Of a draft, measured.",
+    help="Share of drafts that stand, measured.",
 )
 @click.option("--least-quality", type=_SHARE, help="Refuse modes with fewer right answers.")
 @click.option("--max-first-token-ms", type=click.FloatRange(min=0), help="Refuse slower modes.")
@@ -230,7 +234,7 @@ def _shown(options: tuple[Option, ...], *, all_cuts: bool) -> list[Option]:
 
 def _verdict(option: Option, made: Plan) -> str:
     if option.prediction is made.chosen:
-        return "chosen"
+        return f"chosen: {option.cost:.2f} s weighted"
     if option.refusals:
         return f"refused: {option.refusals[0]}"
     if option.dominated_by is not None:

@@ -141,12 +141,14 @@ def load_profile(path: Path) -> DeviceProfile:
         data = path.read_bytes()
     except OSError as error:
         raise ProfileError(
-            f"{path}: cannot be read ({type(error).__name__}); make one with `partition profile`"
+            f"{path}: cannot be read ({type(error).__name__}); make one with `edge-agent profile`"
         ) from error
     try:
         return _ADAPTER.validate_json(data)
     except ValidationError as error:
-        raise ProfileError(f"{path}: {first_problem(error)}") from error
+        raise ProfileError(
+            f"{path}: {first_problem(error)}; make a profile with `edge-agent profile`"
+        ) from error
 
 
 def save_profile(profile: DeviceProfile, path: Path) -> None:

@@ -12,7 +12,7 @@ from partition.planning.cost import Mode, Routing, Scenario
 from partition.planning.live_plan import LivePlan
 from partition.planning.planner import Constraints, Weights
 from partition.planning.profile import Power, Prices
-from tests.plan_scenarios import LINK, scenario
+from tests.plan_scenarios import LAYERS, LINK, scenario
 from tests.simulators import Clock
 
 
@@ -48,6 +48,23 @@ def test_a_link_that_degrades_is_left_within_two_seconds(clock: Clock) -> None:
         plan.conditions.observe_exchange(bytes_up=120, bytes_down=120, elapsed_s=3.2, server_s=0.2)
     assert plan.mode is Mode.CLOUD
     assert clock.now - start <= 2.0
+
+
+def test_a_split_is_left_within_two_seconds_and_not_taken_up_again(clock: Clock) -> None:
+    """Two machines in one room, the cloud's own model slow by the layer; then the way leads over a wide area."""
+    near = replace(LINK, round_trip_s=0.0005, up_bytes_per_s=1.25e8, down_bytes_per_s=1.25e8)
+    quick = replace(LAYERS, layer_decode_s=(1e-4, 0.0), layer_prefill_s=(1e-4, 1e-6, 0.0))
+    rules = {"may_stay_local": False, "allow_split": True, "same_tokenizer": False}
+    plan = live(scenario(link=near, edge_layers=quick), clock, **rules, layers_on_device=27)
+    assert set(small_frames(plan, clock, trip_s=0.0005, seconds=20)) == {"split"}
+    modes = []
+    for _ in range(400):
+        clock.advance(0.25)  # several answers are on the way at once
+        plan.conditions.observe_exchange(bytes_up=900, bytes_down=120, elapsed_s=0.9, server_s=0.2)
+        modes.append(plan.mode)
+    assert 0.25 * (modes.index(Mode.CLOUD) + 1) <= 2.0
+    assert set(modes[modes.index(Mode.CLOUD) :]) == {Mode.CLOUD}
+    assert plan.state.num_changes == 1
 
 
 def test_an_unreachable_cloud_is_left_at_once_and_comes_back_slowly(clock: Clock) -> None:
