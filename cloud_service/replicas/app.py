@@ -53,7 +53,12 @@ def build(arguments: dict[str, Any]) -> Any:
         health_check_period_s=5,
     )
     front = serve.deployment(
-        Front, name=FRONT, num_replicas=1, user_config={}, graceful_shutdown_timeout_s=5
+        Front,
+        name=FRONT,
+        num_replicas=1,
+        user_config={},
+        graceful_shutdown_timeout_s=5,
+        logging_config={"enable_access_log": False},  # a line for each announcement
     )
     return front.bind(
         replica.bind(str(asked.config), FRONT),
