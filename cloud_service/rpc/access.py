@@ -155,7 +155,8 @@ class Access:
         self._known_devices[key] = now_s
 
     async def _identity(self, call: Call) -> tuple[Identity, Role]:
-        names = call.context.auth_context().get("x509_subject_alternative_name", ())
+        shown_by_tls = call.context.auth_context()
+        names = shown_by_tls.get("x509_subject_alternative_name", ())
         shown = _credential(call.context.invocation_metadata() or ())
         if not names:
             if shown is None:
@@ -166,7 +167,7 @@ class Access:
                 return self._plaintext, Role.DEVICE
             return await self._by_credential(shown)
         identity = identity_of(names)
-        call.certificate_serial = _serial(next(iter(call.context.auth_context()["x509_pem_cert"])))
+        call.certificate_serial = _serial(next(iter(shown_by_tls["x509_pem_cert"])))
         if shown is None:
             return identity, Role.DEVICE
         named, role = await self._by_credential(shown)
