@@ -5,6 +5,7 @@ The lists are in ``words/*.txt``: words separated by white space, after a first 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "words"
@@ -24,3 +25,7 @@ KEPT_PLACES = read_words("kept_places")
 PARTICLES = read_words("particles")
 TITLES = read_words("titles")
 CREDENTIALS = read_words("credentials")
+# Endings of terms and participles; in small letters a word with one is nobody's name.
+TERM_ENDING = re.compile(
+    r"(?:fied|[st]ated|[iy]sed|[iy]zed|inate|ously|ingly|edly|ally|able|ible|eous|ious|less|ness|ment|tion|sion|itis|osis|emia|pathy|ectomy|scopy|graphy|grams?|mente|cao|coes|dade|ado|ada|ados|adas)$"
+)

@@ -14,6 +14,7 @@ from edge_agent.anonymize.lexicon import (
     ORDINARY,
     PARTICLES,
     STOP,
+    TERM_ENDING,
     TITLES,
     read_words,
 )
@@ -46,7 +47,42 @@ _ENDING = re.compile(
 )
 # In front of a name of a place they are none of it, with a capital either.
 _FUNCTION_WORDS = frozenset(
-    ["a", "an", "and", "as", "at", "by", "de", "da", "do", "das", "dos", "e", "em", "for", "from", "in", "na", "nas", "no", "nos", "o", "of", "on", "or", "os", "ou", "para", "pela", "pelo", "por", "the", "to", "with", "com"]
+    [
+        "a",
+        "an",
+        "and",
+        "as",
+        "at",
+        "by",
+        "de",
+        "da",
+        "do",
+        "das",
+        "dos",
+        "e",
+        "em",
+        "for",
+        "from",
+        "in",
+        "na",
+        "nas",
+        "no",
+        "nos",
+        "o",
+        "of",
+        "on",
+        "or",
+        "os",
+        "ou",
+        "para",
+        "pela",
+        "pelo",
+        "por",
+        "the",
+        "to",
+        "with",
+        "com",
+    ]
 )
 _CHINESE_TERMS = read_words("chinese_terms")
 _DEPARTMENT = re.compile(r"[\u4e00-\u9fff]{1,6}(?:科|室|中心|部|组|病区)$")
@@ -224,6 +260,8 @@ def _is_medical(span: Span, document: MatchText) -> bool:
             return True
         if any(c.isdigit() for c in value) and span.entity is Entity.PERSON:
             return True
+        if value == text[span.start : span.end] and all(TERM_ENDING.search(word) for word in words):
+            return True  # noncalcified, age-indeterminate: nobody's name, and in small letters
         if _MEDICAL_AFTER.match(folded, span.end) and not text[span.start : span.end].count(" "):
             return True
         if (

@@ -1,6 +1,6 @@
 r"""Write the list of ordinary words that veto a model's guess: words that reports write in small letters, and that are no names.
 
-python -m cloud_service.training.ner.ordinary_words --clinical cxr/train.jsonl MTS-Dialog-TrainingSet.csv aci-bench-train.csv --lener ner-pt \
+python -m cloud_service.training.ner.ordinary_words --clinical MTS-Dialog-TrainingSet.csv aci-bench-train.csv --lener ner-pt \
         --output edge_agent/anonymize/words/ordinary.txt
 """
 

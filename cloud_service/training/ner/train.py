@@ -1,7 +1,7 @@
 r"""Train the tagger for English and Portuguese and write it as one archive of arrays.
 
     python -m cloud_service.training.ner.train --lener ../shared/data/ner-pt --conll BTC.conll WNUT.conll --tagged macmorpho-*.txt \
-        --clinical ../shared/data/cxr/train.jsonl MTS-Dialog-TrainingSet.csv aci-bench-train.csv --biomedical BC5CDR.tsv NCBI-disease.tsv \
+        --clinical MTS-Dialog-TrainingSet.csv aci-bench-train.csv --biomedical BC5CDR.tsv NCBI-disease.tsv \
         --without benchmarks/_held_out/names.py --output edge_agent/anonymize/pipelines/latin.npz
 
 One model reads both languages: their names are written alike, and a note may hold both. About half an hour on one core.

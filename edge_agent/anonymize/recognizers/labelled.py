@@ -64,6 +64,7 @@ _NAME_WITHOUT_SEPARATOR = parse_labels(
      engineer|service engineer|social
     worker|interpreter|witness|caller|provider|radiologist|assistant|claimant|beneficiary|insured|client|employee"""
 )
+_STATE = re.compile(r"(?:[^m]ed|ly|ing|ous|ese|ic|ive|able|ent|ant|al)$")
 # Above a list of persons and above a paragraph alike.
 _ALSO_HEADINGS = parse_labels("anesthesia|anaesthesia|cirurgia")
 _PLAIN_WORDS = (MEDICAL | ORDINARY | STOP) - COMMON_NAMES
@@ -206,6 +207,12 @@ def _name(document: MatchText, kind: Kind, key: str, start: int, separated: bool
             return
     else:
         return
+    if (
+        lower_text
+        and document.folded.endswith("is ", 0, start)
+        and _STATE.search(document.folded, position, end)
+    ):
+        return  # "the patient is slightly rotated"
     if key in _ALSO_HEADINGS and all(
         word in _PLAIN_WORDS for word in document.folded[position:end].replace(",", "").split()
     ):

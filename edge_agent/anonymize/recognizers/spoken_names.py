@@ -9,7 +9,15 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
-from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, ORDINARY, PARTICLES, STOP, TITLES
+from edge_agent.anonymize.lexicon import (
+    COMMON_NAMES,
+    MEDICAL,
+    ORDINARY,
+    PARTICLES,
+    STOP,
+    TERM_ENDING,
+    TITLES,
+)
 from edge_agent.anonymize.span import Span
 from edge_agent.flow import Entity
 
@@ -40,7 +48,7 @@ def find_spoken_names(document: MatchText) -> Iterator[Span]:
     folded = document.folded
     for match in _BEFORE.finditer(folded):
         end = _read(document, match.end())
-        if end:
+        if end and document.text[match.start()].islower():
             yield Span(match.end(), end, Entity.PERSON)
     for match in _CALLED.finditer(folded):
         end = _read(document, match.end())
@@ -66,7 +74,7 @@ def _read(document: MatchText, position: int) -> int:
     while count < _MAX_WORDS and (token := _TOKEN.match(folded, position)):
         word = token.group()
         particle = word in PARTICLES and len(word) > 1
-        if not particle and (len(word) < 3 or word in _PLAIN or (named and word.endswith("ing"))):
+        if not particle and (len(word) < 3 or _is_plain(word) or (named and word.endswith("ing"))):
             break
         if not particle:
             end, named = token.end(), True
@@ -92,10 +100,14 @@ def _read_back(document: MatchText, end: int) -> int:
             break
         if word in PARTICLES and start < end:
             continue
-        if len(word) < 3 or word in _PLAIN:
+        if len(word) < 3 or _is_plain(word):
             break
         start = token.start()
     return start
+
+
+def _is_plain(word: str) -> bool:
+    return word in _PLAIN or TERM_ENDING.search(word) is not None
 
 
 def _has_names(text: str, position: int) -> bool:
