@@ -137,6 +137,22 @@ def test_a_noisy_link_at_the_boundary_does_not_make_it_flap(clock: Clock, seed: 
     assert all(b - a >= 60 for a, b in itertools.pairwise(changes))
 
 
+def test_what_a_drafted_token_takes_is_learnt(clock: Clock) -> None:
+    """Half of a decoded one where text repeats itself: VERIFY is predicted faster, the device alone as before."""
+    plan = live(scenario(), clock)
+
+    def seconds(mode: Mode) -> float:
+        clock.advance(1.0)
+        found = (option.prediction for option in plan.state.plan.options)
+        return next(one.tpot_s for one in found if one.mode is mode)
+
+    before = {mode: seconds(mode) for mode in (Mode.VERIFY, Mode.LOCAL)}
+    for _ in range(20):
+        plan.conditions.observe_drafting(predicted_s=0.03, measured_s=0.015)
+    assert seconds(Mode.VERIFY) < 0.95 * before[Mode.VERIFY]
+    assert seconds(Mode.LOCAL) == before[Mode.LOCAL]
+
+
 def test_without_a_cloud_it_is_always_local(clock: Clock) -> None:
     plan = live(scenario(cloud=None, link=None, edge_layers=None), clock)
     clock.advance(5)
