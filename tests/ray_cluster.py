@@ -1,7 +1,7 @@
 """The shipped Ray Serve application on a Ray cluster of this machine, driven from a process of its own.
 
 Run as a module it is that process: it deploys, prints one JSON line, and then answers each line of its standard input
-(``replicas``) with one more. It ends, and with it the cluster, when its standard input does.
+(``replicas``, ``leave one``) with one more. It ends, and with it the cluster, when its standard input does.
 """
 
 from __future__ import annotations
@@ -44,6 +44,13 @@ class RayCluster:
         self.process.stdin.flush()
         found: list[dict[str, Any]] = _next_document(self.process)
         return found
+
+    def leave_one(self) -> None:
+        """Want one replica only, from now on: another one is drained."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("leave one\n")
+        self.process.stdin.flush()
+        _next_document(self.process)
 
 
 @contextlib.contextmanager
@@ -107,6 +114,17 @@ def shipped_application(
     return document
 
 
+def _with_one_replica(document: dict[str, Any]) -> dict[str, Any]:
+    (application,) = document["applications"]
+    by_name = {deployment["name"]: deployment for deployment in application["deployments"]}
+    by_name["CloudReplica"]["autoscaling_config"] |= {
+        "min_replicas": 1,
+        "max_replicas": 1,
+        "downscale_delay_s": 0,
+    }
+    return document
+
+
 def _next_document(process: subprocess.Popen[str]) -> Any:
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -130,7 +148,8 @@ def _drive(folder: Path) -> None:
         log_to_driver=True,
     )
     try:
-        schema = ServeDeploySchema.model_validate(json.loads((folder / "serve.json").read_text()))
+        document = json.loads((folder / "serve.json").read_text())
+        schema = ServeDeploySchema.model_validate(document)
         client = serve_start(proxy_location=schema.proxy_location)
         client.deploy_apps(schema)
         _wait_until_running()
@@ -141,7 +160,9 @@ def _drive(folder: Path) -> None:
             return [{"address": one.devices, "pid": one.process_id} for one in found]
 
         print(json.dumps({"ready": True}), file=answers, flush=True)
-        for _ in sys.stdin:
+        for line in sys.stdin:
+            if line == "leave one\n":
+                client.deploy_apps(ServeDeploySchema.model_validate(_with_one_replica(document)))
             print(json.dumps(replicas()), file=answers, flush=True)
         serve.shutdown()
     finally:
