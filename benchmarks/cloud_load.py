@@ -1,6 +1,6 @@
 """A service under load, over mutual TLS, its clients in another process: throughput, latencies, overload, a tenant that floods.
 
-    load       16 callers, each of whom asks again when answered: the peak
+    load       24 callers, each of whom asks again when answered: the peak
     overload   requests come at random four times as often as the peak answers them, each with a deadline; goodput counts the
                tokens of answers that came in time
     flood      one tenant's two callers alone, then beside 32 of another tenant
@@ -19,7 +19,7 @@ from benchmarks._served_cloud import ServedCloud, served_cloud
 from benchmarks.line import Line, Options
 
 MODEL = "smollm2-135m-instruct"
-CALLERS = 16
+CALLERS = 24
 OVERLOAD = 4.0
 FLOOD_CALLERS = 32
 POLITE_CALLERS = 2

@@ -44,8 +44,8 @@ class Span:
 _NO_SPAN: Final = Span()
 
 
-def _is_on() -> bool:
-    """Whether the program has set an SDK up; then it has imported the API, and nobody else pays for that."""
+def are_made() -> bool:
+    """Whether spans are: whether the program has set an SDK up; then it has imported the API, and nobody else pays for that."""
     if "opentelemetry.trace" not in sys.modules:
         return False
     from opentelemetry import trace
@@ -61,7 +61,7 @@ def span(name: str, *, kind: str = "INTERNAL") -> Iterator[Span]:
         name: What is done; a closed set of names.
         kind: INTERNAL, CLIENT or SERVER.
     """
-    if not _is_on():
+    if not are_made():
         yield _NO_SPAN
         return
     from opentelemetry import trace
@@ -85,7 +85,7 @@ def past_span(name: str, *, started_s: float, ended_s: float, **values: str | fl
         ended_s: Likewise.
         values: Its attributes, named as in :meth:`Span.set`.
     """
-    if not _is_on():
+    if not are_made():
         return
     from opentelemetry import trace
 
@@ -98,7 +98,7 @@ def past_span(name: str, *, started_s: float, ended_s: float, **values: str | fl
 @contextmanager
 def continued_span(name: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[Span]:
     """Make the span of a call that is answered here, below the caller's if its metadata names one."""
-    if not _is_on():
+    if not are_made():
         yield _NO_SPAN
         return
     from opentelemetry import context
@@ -117,7 +117,7 @@ def continued_span(name: str, metadata: Iterable[tuple[str, str | bytes]]) -> It
 
 def trace_metadata() -> tuple[tuple[str, str], ...]:
     """What a call carries of the current span; empty where there is none."""
-    if not _is_on():
+    if not are_made():
         return ()
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -128,7 +128,7 @@ def trace_metadata() -> tuple[tuple[str, str], ...]:
 
 def current_trace_id() -> str:
     """The current trace as 32 hexadecimal digits, for logs; empty where there is none."""
-    if not _is_on():
+    if not are_made():
         return ""
     from opentelemetry import trace
 

@@ -42,12 +42,15 @@ class Admission:
             return 1
         return self._lengths.expected(job.max_output_tokens - len(job.answer_ids))
 
-    def check(self, job: Job, sequences: Iterable[Sequence], now_s: float) -> None:
+    def check(
+        self, job: Job, sequences: Iterable[Sequence], unseen: Iterable[Job], now_s: float
+    ) -> None:
         """Let a job in.
 
         Args:
             job: It.
             sequences: Everything that the engine has to do.
+            unseen: What was let in since the engine last looked: a step is long enough for many to come.
             now_s: On the clock of its deadline.
 
         Raises:
@@ -65,11 +68,8 @@ class Admission:
             for sequence in sequences
             if not sequence.is_parked
         ]
-        own = Demand(
-            tenant=job.tenant,
-            num_prompt=len(job.prompt_ids) + len(job.answer_ids),
-            num_answer=self.expected(job),
-        )
+        demands += map(self._demand, unseen)
+        own = self._demand(job)
         outlook = foretell(self._costs, demands, own, num_slots=self._num_slots)
         # One that would be late even alone is let try: its expected length is a guess, and waiting would not help.
         if outlook is None or outlook.wait_s == 0 or MARGIN * outlook.total_s <= left_s:
@@ -80,4 +80,11 @@ class Admission:
                 LEAST_RETRY_S, min(MARGIN * outlook.total_s - left_s, outlook.wait_s)
             ),
             quota="deadline",
+        )
+
+    def _demand(self, job: Job) -> Demand:
+        return Demand(
+            tenant=job.tenant,
+            num_prompt=len(job.prompt_ids) + len(job.answer_ids),
+            num_answer=self.expected(job),
         )

@@ -92,8 +92,8 @@ class BatchingEngine:
         self._numbers = itertools.count()
         self._jobs: dict[int, tuple[Job, Owner]] = {}  # by number of arrival, of the thread
         self._box: list[Callable[[], None]] = []
-        self._num_unseen = 0  # jobs in the box
-        self._arrived = threading.Condition()
+        self._unseen: list[Job] = []  # in the box
+        self._arrived = threading.Condition()  # guards what other threads see and change
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="tandem-engine", daemon=True)
         self._thread.start()
@@ -101,7 +101,7 @@ class BatchingEngine:
     @property
     def num_waiting(self) -> int:
         """See :class:`Engine`."""
-        return self._scheduler.num_waiting + self._num_unseen
+        return self._scheduler.num_waiting + len(self._unseen)
 
     @property
     def capacity_tokens(self) -> int:
@@ -127,9 +127,10 @@ class BatchingEngine:
                 retry_after_s=QUEUE_RETRY_S,
                 quota="queued_requests",
             )
-        self._admission.check(job, self._scheduler.sequences, time.monotonic())
         with self._arrived:
-            self._num_unseen += 1
+            unseen = tuple(self._unseen)
+            self._admission.check(job, self._scheduler.sequences, unseen, time.monotonic())
+            self._unseen.append(job)
         self.call(lambda: self._start(job))
 
     def call(self, work: Callable[[], None]) -> None:
@@ -247,7 +248,7 @@ class BatchingEngine:
 
     def _start(self, job: Job) -> None:
         with self._arrived:
-            self._num_unseen -= 1
+            self._unseen.remove(job)
         owner = Owner(
             tenant=job.tenant,
             deadline_s=job.deadline_s,

@@ -33,7 +33,7 @@ from protos.errors import (
     WireError,
     to_status,
 )
-from protos.tracing import continued_span
+from protos.tracing import are_made, continued_span
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,9 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._received = metrics.rpc_bytes.labels("received")
         self._sent = metrics.rpc_bytes.labels("sent")
+        self._wrapped: dict[
+            str, tuple[Any, Any]
+        ] = {}  # of each method: its handler, bare and wrapped
 
     async def intercept_service(
         self,
@@ -68,11 +71,15 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        service, _, method = handler_call_details.method.removeprefix("/").rpartition("/")
         for key, _ in handler_call_details.invocation_metadata or ():
             if key == _RETRY_HEADER:
                 self._metrics.rpc_retries.inc()
-        return self._wrap(handler, service, method)
+        bare, wrapped = self._wrapped.get(handler_call_details.method, (None, None))
+        if bare is not handler:
+            service, _, method = handler_call_details.method.removeprefix("/").rpartition("/")
+            wrapped = self._wrap(handler, service, method)
+            self._wrapped[handler_call_details.method] = handler, wrapped
+        return wrapped
 
     def _wrap(self, handler: Any, service: str, method: str) -> Any:
         @contextlib.asynccontextmanager
@@ -134,6 +141,9 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
 @contextlib.asynccontextmanager
 async def traced(call: Call) -> AsyncIterator[None]:
     """Go on with the caller's trace, if it has one and spans are made here."""
+    if not are_made():
+        yield
+        return
     metadata = call.context.invocation_metadata() or ()
     with continued_span(f"{call.service}/{call.method}", metadata) as span:
         call.span = span

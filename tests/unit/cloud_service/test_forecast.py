@@ -133,7 +133,7 @@ def sequences(count: int) -> list[Sequence]:
 def test_a_refusal_names_the_time_after_which_it_would_have_gone_well() -> None:
     admission = Admission(num_slots=8)
     full = sequences(100)
-    admission.check(job(0.01), full, 0.0)  # nothing is known yet: let in
+    admission.check(job(0.01), full, (), 0.0)  # nothing is known yet: let in
     chance = random.Random(2)
     for _ in range(NUM_STEPS_NEEDED * 5):
         n, m = chance.choice((8, 64, 256)), chance.choice((1, 4, 8))
@@ -141,7 +141,7 @@ def test_a_refusal_names_the_time_after_which_it_would_have_gone_well() -> None:
     for _ in range(NUM_ANSWERS_NEEDED):
         admission.ended(job(1.0), 50, JobEnd.LENGTH)
     with pytest.raises(QuotaExceededError) as caught:
-        admission.check(job(3.0), full, 0.0)
+        admission.check(job(3.0), full, (), 0.0)
     assert caught.value.quota == "deadline"
     wait_s = caught.value.retry_after_s
     assert wait_s is not None
@@ -149,7 +149,9 @@ def test_a_refusal_names_the_time_after_which_it_would_have_gone_well() -> None:
     own_s = B_S * 100 + 50 * (A_S + 8 * (B_S + C_S))
     late_s = MARGIN * (front_s + own_s) - 3.0
     assert wait_s == pytest.approx(min(late_s, front_s), rel=0.1)
-    admission.check(job((front_s + own_s) * 1.1 * MARGIN), full, 0.0)  # time enough
-    admission.check(job(3.0), sequences(3), 0.0)  # little is in front
-    admission.check(job(0.1), [], 0.0)  # nothing is: it is let try
-    admission.check(job(float("inf")), full, 0.0)
+    admission.check(job((front_s + own_s) * 1.1 * MARGIN), full, (), 0.0)  # time enough
+    admission.check(job(3.0), sequences(3), (), 0.0)  # little is in front
+    admission.check(job(0.1), [], (), 0.0)  # nothing is: it is let try
+    with pytest.raises(QuotaExceededError):  # many came since the engine last looked
+        admission.check(job(3.0), sequences(3), [job(3.0)] * 30, 0.0)
+    admission.check(job(float("inf")), full, (), 0.0)
