@@ -56,4 +56,4 @@ def service_process(root: Path, model: str, sections: str) -> Iterator[ServicePr
         )
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)  # a machine may be busy with others

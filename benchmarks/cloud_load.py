@@ -31,7 +31,7 @@ AMPLE_S = 60.0
 
 def run(options: Options) -> Iterator[Line]:
     """Measure the three loads, one after the other."""
-    seconds = 10.0 if options.quick else 30.0
+    seconds = 10.0 if options.quick else 20.0
     with served_cloud(MODEL) as cloud:
         yield from asyncio.run(_measure(cloud, seconds))
 

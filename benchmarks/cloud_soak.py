@@ -64,9 +64,9 @@ def run(options: Options) -> Iterator[Line]:
         with served_cloud(str(model), sections=SECTIONS) as cloud:
             soak = Soak(cloud, seed=0, num_tokens=8)
             asyncio.run(soak.run(count))
-    assert soak.ends.total() == count
-    for case, value, unit in soak.lines():
-        yield Line(case=f"{case} of {count} requests", ours=value, unit=unit, runs=count)
+            assert soak.ends.total() == count
+            for case, value, unit in soak.lines():
+                yield Line(case=f"{case} of {count} requests", ours=value, unit=unit, runs=count)
 
 
 class Soak:

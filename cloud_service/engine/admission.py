@@ -18,8 +18,9 @@ _ENDED_BY_ITSELF = (JobEnd.END_OF_SEQUENCE, JobEnd.LENGTH, JobEnd.LISTENER)
 class Admission:
     """Learns from steps and answers on the engine's thread; asked by any thread, which may see numbers a step old."""
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, tenant_slots: int | None = None) -> None:
         self._num_slots = num_slots
+        self._tenant_slots = tenant_slots
         self._costs = StepCosts()
         self._lengths = AnswerLengths()
 
@@ -70,7 +71,13 @@ class Admission:
         ]
         demands += map(self._demand, unseen)
         own = self._demand(job)
-        outlook = foretell(self._costs, demands, own, num_slots=self._num_slots)
+        outlook = foretell(
+            self._costs,
+            demands,
+            own,
+            num_slots=self._num_slots,
+            tenant_slots=self._tenant_slots,
+        )
         # One that would be late even alone is let try: its expected length is a guess, and waiting would not help.
         if outlook is None or outlook.wait_s == 0 or MARGIN * outlook.total_s <= left_s:
             return

@@ -22,7 +22,7 @@ from cloud_service.engine.job import Job, JobEnd
 from cloud_service.engine.kv_blocks import BLOCK_TOKENS, BlockPool
 from cloud_service.engine.passing_thread import in_passing
 from cloud_service.engine.programs import GenerateProgram, Report, ScoreProgram
-from cloud_service.engine.scheduler import Scheduler, Share
+from cloud_service.engine.scheduler import Scheduler, Share, tenant_slots
 from cloud_service.engine.sequence import Branch, Owner, Program, Rows, Sequence
 from protos.errors import QuotaExceededError, UnavailableError
 
@@ -88,7 +88,7 @@ class BatchingEngine:
             weights=weights,
         )
         self._num_told = 0  # preemptions
-        self._admission = Admission(limits.max_sequences)
+        self._admission = Admission(limits.max_sequences, tenant_slots(limits.max_sequences))
         self._numbers = itertools.count()
         self._jobs: dict[int, tuple[Job, Owner]] = {}  # by number of arrival, of the thread
         self._box: list[Callable[[], None]] = []

@@ -6,6 +6,7 @@ forgets (Haykin, Adaptive Filter Theory, chapter 10). No tensors and no clock he
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -105,7 +106,12 @@ class Outlook:
 
 
 def foretell(
-    costs: StepCosts, demands: Iterable[Demand], own: Demand, *, num_slots: int
+    costs: StepCosts,
+    demands: Iterable[Demand],
+    own: Demand,
+    *,
+    num_slots: int,
+    tenant_slots: int | None = None,
 ) -> Outlook | None:
     """Foretell a request's time under fair sharing; None while too little was measured.
 
@@ -117,11 +123,16 @@ def foretell(
         demands: All other work, running or waiting.
         own: The new request.
         num_slots: Sequences of one step, at most.
+        tenant_slots: Of one tenant; None: as many.
     """
     if costs.num_steps < NUM_STEPS_NEEDED:
         return None
     work = tuple(demands)
-    num = min(num_slots, len(work) + 1)  # sequences of a step
+    counts = Counter(demand.tenant for demand in work)
+    num_ahead = counts[own.tenant]
+    counts[own.tenant] += 1
+    most = num_slots if tenant_slots is None else tenant_slots
+    num = min(num_slots, sum(min(most, count) for count in counts.values()))  # sequences of a step
 
     def seconds(demand: Demand) -> float:
         """The engine's time for it, beside ``num - 1`` others."""
@@ -132,6 +143,10 @@ def foretell(
     # the time that the work in front takes.
     pace_s = costs.per_step_s + num * (costs.per_position_s + costs.per_sequence_s)
     own_s = costs.per_position_s * own.num_prompt + pace_s * own.num_answer
+    if num_ahead >= most:
+        # Whoever ends makes room for another, whose prompt is computed in the steps of those that go on: while an answer of
+        # the usual length is written, as many as run beside it.
+        own_s += costs.per_position_s * own.num_prompt * (most - 1)
     by_tenant = {own.tenant: 0.0}
     for demand in work:
         by_tenant[demand.tenant] = by_tenant.get(demand.tenant, 0.0) + seconds(demand)

@@ -30,6 +30,11 @@ class Share:
     num_tokens: int
 
 
+def tenant_slots(max_sequences: int) -> int:
+    """How many of the slots one tenant may hold."""
+    return max(1, int(max_sequences * MAX_TENANT_SHARE))
+
+
 class Scheduler:
     """Owner of slots and blocks. Not thread-safe; knows no clock and no tensors."""
 
@@ -218,7 +223,7 @@ class Scheduler:
         admitted = [other for other in self._sequences if other.is_admitted]
         tenant = sequence.owner.tenant
         own = sum(1 for other in admitted if other.owner.tenant == tenant and not other.is_parked)
-        if own >= max(1, int(self._max_sequences * MAX_TENANT_SHARE)):
+        if own >= tenant_slots(self._max_sequences):
             return False
         return len(admitted) < self._max_sequences or any(one.is_parked for one in admitted)
 

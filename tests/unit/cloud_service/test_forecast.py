@@ -146,7 +146,7 @@ def test_a_refusal_names_the_time_after_which_it_would_have_gone_well() -> None:
     wait_s = caught.value.retry_after_s
     assert wait_s is not None
     front_s = 100 * (B_S * 150 + C_S * 50 + A_S * 50 / 8)
-    own_s = B_S * 100 + 50 * (A_S + 8 * (B_S + C_S))
+    own_s = B_S * 100 * 8 + 50 * (A_S + 8 * (B_S + C_S))  # and seven prompts that take turns
     late_s = MARGIN * (front_s + own_s) - 3.0
     assert wait_s == pytest.approx(min(late_s, front_s), rel=0.1)
     admission.check(job((front_s + own_s) * 1.1 * MARGIN), full, (), 0.0)  # time enough
@@ -155,3 +155,22 @@ def test_a_refusal_names_the_time_after_which_it_would_have_gone_well() -> None:
     with pytest.raises(QuotaExceededError):  # many came since the engine last looked
         admission.check(job(3.0), sequences(3), [job(3.0)] * 30, 0.0)
     admission.check(job(float("inf")), full, (), 0.0)
+
+
+def test_a_tenant_alone_runs_in_its_own_slots_only() -> None:
+    costs, own = learnt(), Demand(tenant="a", num_prompt=100, num_answer=20)
+    front = [own] * 40
+    few = foretell(costs, front, own, num_slots=8, tenant_slots=6)
+    all_slots = foretell(costs, front, own, num_slots=8)
+    shared = foretell(
+        costs,
+        [*front, *[Demand(tenant="b", num_prompt=1, num_answer=1)] * 40],
+        own,
+        num_slots=8,
+        tenant_slots=6,
+    )
+    assert few is not None
+    assert all_slots is not None
+    assert shared is not None
+    assert few.wait_s == pytest.approx(all_slots.wait_s + 40 * 20 * A_S * (1 / 6 - 1 / 8), rel=0.05)
+    assert few.own_s < shared.own_s < all_slots.own_s
