@@ -42,7 +42,6 @@ def run(options: Options) -> Iterator[Line]:
         model = ModelStore().get(name)
         cache_dir = platformdirs.user_cache_path("tandem") / "stages"
         with EngineProcess("ours", model, THREADS, cache_dir) as ours:
-            yield from _batches(_SHORT_NAMES[name], ours, _Prompts(model, options), runs)
             for module, package in PEERS:
                 if not is_installed(package):
                     continue
@@ -55,6 +54,7 @@ def run(options: Options) -> Iterator[Line]:
                     yield from _compare(
                         _SHORT_NAMES[name], ours, peer, _Prompts(model, options), runs
                     )
+            yield from _batches(_SHORT_NAMES[name], ours, _Prompts(model, options), runs)
 
 
 class _Prompts:

@@ -1,6 +1,9 @@
 """What 8 bits cost: perplexity, KL and top-1 agreement against the float32 stage of the same weights, on real texts; label agreement.
 
-llama.cpp is held against the same reference: it multiplies by the file's own weights, and rounds activations to 8 bits as we do.
+Peers are held against the same reference: llama.cpp multiplies by the file's own weights, and rounds activations to 8 bits as we
+do; onnxruntime-genai by weights that its builder rounded to 4 bits again. Where two tokens are almost equally likely any rounding
+may swap them, so agreement is also counted where the reference prefers one clearly; that adds to the whole count and replaces
+nothing.
 
 A text is read as the user's turn of a chat, and only its own tokens count: the turn's frame is the same in all texts, and
 counting it once for each would let a few positions decide.
@@ -12,6 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +36,7 @@ from partition.weights.weight_source import open_weights
 MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 REFERENCE = "float32 of the same weights"
 _CONTEXT_TOKENS = 2048
+_CLEAR_NATS = 0.1  # by which the likeliest token leads
 _TASK = Path(__file__).parent.parent / "edge_agent" / "tasks" / "cxr-triage.toml"
 
 
@@ -40,28 +45,38 @@ def run(options: Options) -> Iterator[Line]:
     for name in MODELS[:1] if options.quick else MODELS:
         model = ModelStore().get(name)
         fine, coarse = (_open(model, precision) for precision in Precision)
-        peer = LlamaCppLogits(model) if is_installed("llama_cpp") else None
+        peers = _peers(model)
         tokenizer = Tokenizer.open(model)
         for data, count in (("cxr", 12), ("headlines", 24)):
             texts = [example.text for example in read_examples(options.data / data / "dev.jsonl")]
             texts = texts[: count // 3 if options.quick else count]
-            tally, peer_tally = _Tally(), _Tally()
+            tally, peer_tallies = _Tally(), [_Tally() for _ in peers]
             for text in texts:
                 ids, first = _turn(tokenizer, text)
                 reference = _log_probabilities(fine, ids)
                 tally.add(reference, _log_probabilities(coarse, ids), ids, first)
-                if peer is not None:
+                for peer, peer_tally in zip(peers, peer_tallies, strict=True):
                     peer_tally.add(reference, log_softmax(peer.logits(ids)), ids, first)
-            yield from tally.lines(f"{data} {name}", peer_tally, peer and peer.version())
+            case = f"{data} {name}"
+            for peer, peer_tally in zip(peers, peer_tallies, strict=True):
+                yield from tally.against(case, peer_tally, peer.version())
+            yield from tally.alone(case)
         yield _labels(name, tokenizer, fine, coarse, options)
         fine.close()
         coarse.close()
+
+
+class _Peer(Protocol):
+    def version(self) -> str: ...
+
+    def logits(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]: ...
 
 
 @dataclass
 class _Tally:
     divergences: list[npt.NDArray[np.float64]] = field(default_factory=list)
     agreements: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    are_clear: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     loss_reference: float = 0.0
     loss: float = 0.0
     num_losses: int = 0
@@ -77,37 +92,47 @@ class _Tally:
         reference, ours, next_ids = reference[first:-1], ours[first:-1], ids[first + 1 :]
         self.divergences.append((np.exp(reference) * (reference - ours)).sum(-1))
         self.agreements.append(reference.argmax(-1) == ours.argmax(-1))
+        second, best = np.partition(reference, -2)[:, -2:].T
+        self.are_clear.append(best - second > _CLEAR_NATS)
         rows = np.arange(len(next_ids))
         self.loss_reference -= float(reference[rows, next_ids].sum())
         self.loss -= float(ours[rows, next_ids].sum())
         self.num_losses += len(rows)
 
-    def lines(self, case: str, peer: _Tally, peer_name: str | None) -> Iterator[Line]:
-        runs = self.num_losses
-        theirs = None if peer_name is None else peer
+    def against(self, case: str, peer: _Tally, peer_name: str) -> Iterator[Line]:
         yield Line(
             case=f"mean KL {case}",
             ours=self.mean_divergence,
-            theirs=theirs and theirs.mean_divergence,
+            theirs=peer.mean_divergence,
             unit="nats",
-            runs=runs,
+            runs=self.num_losses,
             peer=peer_name,
             less_is_better=True,
         )
         yield Line(
             case=f"top-1 agreement {case}",
             ours=self.agreement,
-            theirs=theirs and theirs.agreement,
+            theirs=peer.agreement,
             unit="share",
-            runs=runs,
+            runs=self.num_losses,
             peer=peer_name,
         )
         yield Line(
+            case=f"top-1 agreement where clear {case}",
+            ours=self.clear_agreement,
+            theirs=peer.clear_agreement,
+            unit="share",
+            runs=int(np.concatenate(self.are_clear).sum()),
+            peer=peer_name,
+        )
+
+    def alone(self, case: str) -> Iterator[Line]:
+        yield Line(
             case=f"perplexity {case}",
-            ours=math.exp(self.loss / runs),
-            theirs=math.exp(self.loss_reference / runs),
+            ours=math.exp(self.loss / self.num_losses),
+            theirs=math.exp(self.loss_reference / self.num_losses),
             unit="",
-            runs=runs,
+            runs=self.num_losses,
             peer=REFERENCE,
             less_is_better=True,
         )
@@ -117,8 +142,24 @@ class _Tally:
         return float(np.concatenate(self.divergences).mean())
 
     @property
+    def clear_agreement(self) -> float:
+        agreements, are_clear = np.concatenate(self.agreements), np.concatenate(self.are_clear)
+        return float(agreements[are_clear].mean())
+
+    @property
     def agreement(self) -> float:
         return float(np.concatenate(self.agreements).mean())
+
+
+def _peers(model: Path) -> list[_Peer]:
+    found: list[_Peer] = []
+    if is_installed("llama_cpp"):
+        found.append(LlamaCppLogits(model))
+    if is_installed("onnxruntime_genai"):
+        from benchmarks._engines.genai_logits import GenaiLogits
+
+        found.append(GenaiLogits(model, platformdirs.user_cache_path("tandem") / "benchmarks"))
+    return found
 
 
 def _labels(

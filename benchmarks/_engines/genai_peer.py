@@ -56,6 +56,15 @@ class Genai:
                 self._best(generator)
         return time.perf_counter() - start
 
+    def stepwise(self, ids: Sequence[int]) -> Any:
+        """Logits behind every position, ``(len(ids), vocab_size) float32``."""
+        generator = self._prompt(ids[:1])
+        found = [np.array(generator.get_logits()).reshape(-1)]
+        for token in ids[1:]:
+            generator.append_tokens([token])
+            found.append(np.array(generator.get_logits()).reshape(-1))
+        return np.stack(found)
+
     def _prompt(self, ids: Sequence[int]) -> Any:
         params = og.GeneratorParams(self._model)
         params.set_search_options(
