@@ -249,3 +249,27 @@ def test_a_job_larger_than_memory_fails_and_the_engine_goes_on(folder: Path) -> 
     assert len(listener_of(submitted(engine, make_job((1,) * 50))).tokens) == 8
     engine.close()
     engine.check_integrity()
+
+
+@pytest.mark.gpu
+def test_on_an_accelerator_a_batch_equals_each_of_its_members_alone(folder: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no accelerator is seen")
+    requests = [
+        {
+            "prompt": tuple((7 * at + step) % VOCABULARY for step in range(10 + 9 * at)),
+            "max_output_tokens": 30,
+            "hang_up_after": None,
+            "sampling": SamplingRule(temperature=float(at % 2), seed=at),
+            "labels": ((1, 2), (3,)) if at % 3 == 2 else (),
+        }
+        for at in range(12)
+    ]
+    engine = BatchingEngine(load(folder).to("cuda"), EngineLimits(kv_bytes=400 * KV_BLOCK_BYTES))
+    alone = SerialEngine(load(folder).to("cuda"), max_waiting=100, threads=1)
+    together = [submit(engine, request) for request in requests]
+    for request, job in zip(requests, together, strict=True):
+        assert listener_of(job).tokens == listener_of(submit(alone, request)).tokens
+    alone.close()
+    engine.close()
+    engine.check_integrity()
