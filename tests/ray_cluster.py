@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ class RayCluster:
 
     process: subprocess.Popen[str]
     address: str
+    log: Path  # what all its processes say
 
     def replicas(self) -> list[dict[str, Any]]:
         """What the front says: address and process of each replica that gets connections."""
@@ -70,12 +72,13 @@ def ray_cluster(config: Path, *, least: int = 2, most: int = 2) -> Iterator[RayC
         stderr=log,
         text=True,
         cwd=ROOT,
-        env={**os.environ, **_ENVIRONMENT},
+        # A token of its own: Ray would write one into the home folder.
+        env={**os.environ, **_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)},
     )
     try:
         if not _next_document(process):
             raise AssertionError(f"no cluster; {(folder / 'log').read_text()[-3000:]}")
-        yield RayCluster(process, address)
+        yield RayCluster(process, address, folder / "log")
     finally:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -55,7 +55,7 @@ def site(tmp_path: Path, model: Path) -> Iterator[Site]:
     load_master_key(made.root / "state/master.key")
     with postgres_server() as url:
         (made.root / "cloud.toml").write_text(
-            "listen = '127.0.0.1:7443'\nmetrics_listen = '127.0.0.1:9464'\n"
+            "log_format = 'json'\nlisten = '127.0.0.1:7443'\nmetrics_listen = '127.0.0.1:9464'\n"
             "[tls]\ncertificate = 'server.crt'\nkey = 'server.key'\nclient_authority = 'ca.crt'\n"
             "[tenants]\nadmitted = ['clinic', 'rival']\n[drain]\nbalancer_s = 0.0\nfinish_s = 1.0\n"
             "[engine]\nkv_mib = 64\nmax_sequences = 2\n"
@@ -213,6 +213,9 @@ async def drained(cluster: RayCluster, clients: dict[Identity, Client]) -> None:
     await asyncio.gather(*asking)
     assert set(answers) == set(DEVICES)  # both are answered by the one that is left
     assert served_by(cluster) == {left[0]: len(DEVICES)}
+    while '"event": "drained"' not in cluster.log.read_text():  # it was not simply killed
+        assert time.monotonic() < deadline_s, "the replica that went did not drain"
+        await asyncio.sleep(0.2)
 
 
 async def answered_before(
