@@ -4,7 +4,7 @@ r"""Train the tagger for English and Portuguese and write it as one archive of a
         --clinical MTS-Dialog-TrainingSet.csv aci-bench-train.csv --biomedical BC5CDR.tsv NCBI-disease.tsv \
         --without benchmarks/_held_out/names.py --output edge_agent/anonymize/pipelines/latin.npz
 
-One model reads both languages: their names are written alike, and a note may hold both. About half an hour on one core.
+One model reads both languages: their names are written alike, and a note may hold both. Some minutes on one core.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from partition.text.word_features import GRAMS, grams, identity, read_words
 logger = logging.getLogger(__name__)
 
 _VOCABULARY = 20_000
-_BATCH_WORDS = 6000
+_BATCH_WORDS = 3000
 _LEARN_RATE = 3e-3
 _WORD_DROPOUT = 0.12  # of identities, so that letters and context carry a word too
 _IGNORED = -100

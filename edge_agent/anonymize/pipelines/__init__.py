@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CHINESE = "lac"
 # Our own tagger of English and Portuguese, made by cloud_service/training/ner.
 TAGGER = "latin.npz"
-TAGGER_SHA256 = "ffc935625d7127bbb754ddf4b95608dc5ee0684256998912bfcc4f1e356a3388"
+TAGGER_SHA256 = "19fa28cc4b8d62eea978d69910bf181b14a69efdbf164bb84065d56d4878a768"
 _FOLDER = Path(__file__).parent
 
 
