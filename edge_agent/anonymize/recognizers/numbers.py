@@ -91,6 +91,10 @@ def find_national_numbers(document: MatchText) -> Iterator[Span]:
                 yield Span(match.start(), match.end(), Entity.ID)
 
 
+# Mr Pham (697722-6): a number alone in brackets behind a name.
+_BEHIND_A_NAME = re.compile(r"[A-ZÀ-Þ][A-Za-zÀ-ÿ'-]+ \((?P<number>\d{5,10}(?:[-/]\d{1,4})?)\)")
+
+
 def find_record_numbers(document: MatchText) -> Iterator[Span]:
     """Long digit runs and tokens of letters and digits that are no quantity."""
     text = document.folded
@@ -107,6 +111,8 @@ def find_record_numbers(document: MatchText) -> Iterator[Span]:
             and not _is_quantity(text, match)
         ):
             yield Span(match.start(), match.end(), Entity.ID)
+    for match in _BEHIND_A_NAME.finditer(document.text):
+        yield Span(match.start("number"), match.end("number"), Entity.ID)
     for pattern in (_COMPOUND, _DOTTED):
         for match in pattern.finditer(text):
             value = match.group()

@@ -100,6 +100,7 @@ def test_found_whatever_stands_beside_it(entity: str, value: str, around: str) -
         ("generator serial 71099", "ID", "71099"),
         ("Station Name: CT06-EVB", "ID", "CT06-EVB"),
         ("plate BYT 3946", "ID", "BYT 3946"),
+        ("of Mr Pham (697722-6) looks torn", "ID", "697722-6"),
         ("prontuário MRN5697502", "ID", "MRN5697502"),
         ("CRM-PR 28.114", "ID", "28.114"),
         ("住院号MRN7921920", "ID", "MRN7921920"),
