@@ -25,7 +25,7 @@ from edge_agent.flow import Entity
 
 _WORD = re.compile(r"[^\W_]+(?:['.-][^\W_]+)*\.?")
 _MEDICAL_AFTER = re.compile(
-    r"(?:'?s)? (?:disease|syndrome|sign|test|fracture|lymphoma|thyroiditis|catheter|drain|lesion|deformity|cyst|hernia|procedure|score|scale|class(?:ification)?|criteria|palsy|phenomenon|reflex|tumou?r|line|tube|wire|clamp|stain|lactate|solution|position|sarcoma|node|diverticulum|point|pouch|maneuver|sequence|"
+    r"(?:'?s)? (?:disease|syndrome|signs?|tests?|fracture|lymphoma|thyroiditis|catheter|drain|lesion|deformity|cyst|hernia|procedure|score|scale|class(?:ification)?|criteria|palsy|phenomenon|reflex|tumou?r|line|tube|wire|clamp|stain|lactate|solution|position|sarcoma|node|diverticulum|point|pouch|maneuver|sequence|"
     r"maneuvre|manoeuvre|papules?|spots?|pearls?|bodies|rods?|spindle|evacuator|trocar|dilator|forceps|scissors|retractor|needle|screws?|miniplates?|arch bars?|collar|bandage|boot|frame|gait|grading|staging|index|view|angle|triangle|ring|membrane|anomaly|malformation|dystrophy|atrophy|neuropathy|arthritis|dementia|carcinoma|melanoma|adenoma|repair|approach|technique|method|protocol|chart|biplane|formula|equation|equivocal|positive|negative|absent|present|dysfunction|ulcer|esophagus|anemia|contracture|nerve|ganglion|muscle|ligament|tendon|artery|vein|duct|gland|fundoplication|anastomosis|incision|suture|units?|mg|ml|tablets?)(?![a-z])"
 )
 _MEDICAL_BEFORE = re.compile(
@@ -262,6 +262,8 @@ def _is_medical(span: Span, document: MatchText) -> bool:
             return True
         if value == text[span.start : span.end] and all(TERM_ENDING.search(word) for word in words):
             return True  # noncalcified, age-indeterminate: nobody's name, and in small letters
+        if len(words) == 1 and words[0].endswith(("ously", "edly", "ally", "mente")):
+            return True  # Heterogeneously dense
         if _MEDICAL_AFTER.match(folded, span.end) and not text[span.start : span.end].count(" "):
             return True
         if (
@@ -280,8 +282,12 @@ def _is_medical(span: Span, document: MatchText) -> bool:
             return True
         # Skilled Nursing, Juiz de Fora: ordinary words with capitals may name a place or a house.
         named = (
-            span.entity is not Entity.PERSON
-            and sum(c.isupper() for c in text[span.start : span.end]) > 1
+            text[span.start] != "["
+            and text[span.start - 1 : span.start] != "["
+            and (
+                span.entity is not Entity.PERSON
+                and sum(c.isupper() for c in text[span.start : span.end]) > 1
+            )
         )
         known = [
             w
@@ -325,7 +331,7 @@ def _date_like(value: str, folded: str, span: Span) -> bool:
     """A pair of small numbers that the model takes for a date; ratios and scores are its usual error."""
     if value.count(".") > 2 or value.startswith("1.2.840"):
         return False
-    if re.fullmatch(r"\d{1,2}-\d{1,2}", value.strip()):
+    if re.fullmatch(r"\d{1,2}-\d{1,2}|\d{1,3}/\d{3}", value.strip()):
         return False
     numbers = [int(part) for part in re.findall(r"\d{1,2}(?=/|$)", value)]
     if re.fullmatch(r"\d\d?/\d\d?/\d\d", value.strip()) and not (
