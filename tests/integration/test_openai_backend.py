@@ -323,14 +323,18 @@ async def test_what_the_server_refuses_keeps_its_kind(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-async def test_vllm_verifies_and_scores(site: Site, tiny: Path, tmp_path: Path) -> None:
+async def test_vllm_verifies_and_scores(tmp_path: Path) -> None:
     """The simulator above says what this one says."""
     python = os.environ.get("TANDEM_TEST_VLLM")
     if not python:
         pytest.skip("TANDEM_TEST_VLLM names no interpreter of an environment with vLLM")
-    with vllm_server(python, tiny, tmp_path) as server:
-        async with running_cloud(site, **uses(server, tiny)) as cloud, cloud.client() as client:
-            await check_verified(client, tiny)
+    model = make_folder(
+        tmp_path / "tiny-llama", head_dim=64
+    )  # its CPU kernels take no less than 32
+    site = Site.make(tmp_path / "site", model)
+    with vllm_server(python, model, tmp_path) as server:
+        async with running_cloud(site, **uses(server, model)) as cloud, cloud.client() as client:
+            await check_verified(client, model)
             events = await client.generate(ask(TEXT, labels=["normal", "abnormal"]))
             assert len(events[-1].finished.label_scores) == 2
             scores = [score.log_probability for score in events[-1].finished.label_scores]
