@@ -1,1 +1,1 @@
-"""The recipe of the anonymizer's own NER heads: synthetic clinical notes in, small spaCy pipelines out."""
+"""The recipe of the anonymizer's own tagger: invented notes and corpora that may be passed on in, one archive of arrays out."""

@@ -60,7 +60,9 @@ def test_the_device_computes_what_was_trained(
     model, vocabulary, path = trained
     document = align(TEXT)
     words = read_words(document.text, document.folded)
-    mine = device.Tagger(path.read_bytes(), caution=0.0, one_case=0.0)._scores(words.folded, words.looks)
+    mine = device.Tagger(path.read_bytes(), caution=0.0, one_case=0.0)._scores(
+        words.folded, words.looks
+    )
     theirs = torch_scores(model, vocabulary, TEXT)
     assert mine.shape == theirs.shape
     # int8 tables and float16 weights: close, not equal.
@@ -79,7 +81,9 @@ def test_a_long_text_in_pieces_is_the_text_in_one(
 
 def test_caution_finds_more(trained: tuple[Tagger, dict[str, int], Path]) -> None:
     def covered(caution: float) -> int:
-        found = device.Tagger(trained[2].read_bytes(), caution=caution, one_case=caution).find(align(TEXT))
+        found = device.Tagger(trained[2].read_bytes(), caution=caution, one_case=caution).find(
+            align(TEXT)
+        )
         return sum(span.length for span in found)
 
     assert covered(-50.0) == 0 < covered(50.0)
