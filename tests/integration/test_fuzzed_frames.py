@@ -20,6 +20,7 @@ from partition.extend.frames import prefix_hash
 from partition.generation.sampling import SamplingRule
 from protos.errors import InvalidRequestError, from_rpc_error
 from protos.inference.v1 import inference_pb2
+from protos.request_id import new_request_id
 from tests.cloud_harness import Client, RunningCloud, Site, ask, running_cloud
 from tests.integration.test_cloud_sessions import KEY, cloud_text, opening, split_opening
 from tests.tiny_models import make_folder
@@ -121,6 +122,7 @@ async def test_fuzzed_frames_are_refused_or_answered(
     caplog.set_level(logging.DEBUG)
     is_split, data = fuzz
     opened = await (split_opening(client, 2) if is_split else opening(client))
+    opened = replace(opened, session=new_request_id())  # in one of before, they would be old
     assert await code_of(client, opening_to_message(opened).SerializeToString(), *data) in POLITE
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     caplog.clear()
