@@ -251,11 +251,12 @@ class TestBalancer:
         await balancer.start()
         await balancer.close()
 
-    async def test_a_folder_of_others_is_not_used(self, tmp_path: Path) -> None:
+    def test_a_folder_of_others_is_not_used(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o777)
         ports = BalancerPorts(devices=f"127.0.0.1:{free_port()}")
+        balancer = Balancer(Path("haproxy"), ports, directory=tmp_path, num_slots=1)
         with pytest.raises(CloudServiceError, match="others may write"):
-            await Balancer(Path("haproxy"), ports, directory=tmp_path, num_slots=1).start()
+            asyncio.run(balancer.start())
 
     async def test_a_port_that_is_taken_is_told(self, tmp_path: Path) -> None:
         async with echo_server(b"x") as port:
