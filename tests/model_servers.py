@@ -3,6 +3,7 @@ simulator of vLLM's prompt log-probabilities on a tiny model."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -116,6 +117,7 @@ class ScoringServer:
         self._module: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
         self.prompts: list[tuple[int, ...]] = []
         self.refuse_with: tuple[int, dict[str, str]] | None = None
+        self.first_takes_s = 0.0  # a server that compiles at its first request
         self.app = Starlette(
             routes=[
                 Route("/v1/models", self._models),
@@ -137,6 +139,8 @@ class ScoringServer:
         if self.refuse_with is not None:
             code, headers = self.refuse_with
             return JSONResponse({"error": {"message": "no"}}, code, headers)
+        first_s, self.first_takes_s = self.first_takes_s, 0.0
+        await asyncio.sleep(first_s)
         body = json.loads(await request.body())
         prompts = body["prompt"]
         if not isinstance(prompts[0], list):

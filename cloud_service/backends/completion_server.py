@@ -109,10 +109,22 @@ class CompletionServer:
         )
 
     async def can_score(self) -> bool:
-        """Whether it tells log-probabilities and ids of the positions of a prompt."""
+        """Whether it tells log-probabilities and ids of the positions of a prompt.
+
+        Raises:
+            ModelLoadError: The server does not answer at all.
+        """
         try:
-            response = await self._complete([_PROBE_IDS], rows=1)
-        except (openai.APIError, httpx2.HTTPError):
+            # A server that has just started compiles at its first request: that is not a refusal.
+            response = await self._complete(
+                [_PROBE_IDS], rows=1, timeout_s=self._config.answer_timeout_s
+            )
+        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+            raise ModelLoadError(
+                f"the model server lists its model and does not answer ({type(error).__name__}); "
+                "wait until it has loaded, or raise `openai.answer_timeout_s`"
+            ) from None
+        except openai.APIError:
             return False
         choice = response.choices[0].model_extra or {}
         return len(choice.get("prompt_logprobs") or ()) == len(_PROBE_IDS) and bool(
@@ -204,7 +216,7 @@ class CompletionServer:
         await self._client.close()
 
     async def _complete(
-        self, prompts: Sequence[Sequence[int]], *, rows: int, timeout_s: float | None = None
+        self, prompts: Sequence[Sequence[int]], *, rows: int, timeout_s: float
     ) -> Any:
         # Positions are scored only where some are wanted: a server reads nothing of its prefix cache for those.
         extra: dict[str, Any] = {"return_token_ids": True}
@@ -215,7 +227,7 @@ class CompletionServer:
             prompt=[list(ids) for ids in prompts],
             max_tokens=1,
             temperature=0.0,
-            timeout=timeout_s or self._config.connect_timeout_s,
+            timeout=timeout_s,
             extra_body=extra,
         )
 

@@ -303,6 +303,22 @@ async def test_verify_and_labels_where_prompts_are_scored(
         assert isinstance(await refused_session(client, seeded), UnsupportedError)
 
 
+async def test_a_server_that_warms_up_keeps_its_sessions(
+    site: Site, tiny: Path, scoring: tuple[ModelServer, ScoringServer]
+) -> None:
+    server, simulator = scoring
+    simulator.first_takes_s = 0.6
+    async with (
+        running_cloud(site, **uses(server, tiny, connect_timeout_s=0.2)) as cloud,
+        cloud.client() as client,
+    ):
+        await verified(client, tiny, ())
+    simulator.first_takes_s = 5.0
+    with pytest.raises(ModelLoadError, match="does not answer"):
+        async with running_cloud(site, **uses(server, tiny, answer_timeout_s=0.2)):
+            pass
+
+
 async def test_what_the_server_refuses_keeps_its_kind(
     site: Site, tiny: Path, scoring: tuple[ModelServer, ScoringServer]
 ) -> None:
