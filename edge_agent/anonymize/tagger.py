@@ -24,7 +24,7 @@ _MAX_WORDS = 4000  # in one pass; longer texts go in pieces that overlap
 _OVERLAP = 32  # words; no label depends on one further away than half of this
 # Added to the score of every label but "O": a missed identifier is worse than a masked word. More where all letters of a line
 # have one case, because a name does not stand out there. Chosen by what is missed and what clinical text loses (docs/decisions/0007).
-CAUTION = 2.0
+CAUTION = 3.0
 CAUTION_ONE_CASE = 4.5
 _LINE_CASES = 4  # as partition.text.word_features counts them: small letters, both, capitals, none
 _BOTH_CASES = 1

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CHINESE = "lac"
 # Our own tagger of English and Portuguese, made by cloud_service/training/ner.
 TAGGER = "latin.npz"
-TAGGER_SHA256 = "19fa28cc4b8d62eea978d69910bf181b14a69efdbf164bb84065d56d4878a768"
+TAGGER_SHA256 = "e6912509f0abc6b378d3522753d57d446309dac857373f92c01dcb2f95eac3c2"
 _FOLDER = Path(__file__).parent
 
 
