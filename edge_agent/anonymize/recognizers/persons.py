@@ -62,6 +62,9 @@ _STUDY_OF = re.compile(
     r"images|scans?|films|study|studies|mri|ct|x-ray|report|results?|chart|appointment|letter|referral|follow-up|care|check|evaluation|history|handoff|handover|sign-?out|consent|records?|labs|pictures)"
     r"(?: [a-z]+)? (?:d[aeo]|of|for|on)[ \n]"
 )
+_ADDRESSED = re.compile(
+    r"(?:^|(?<=\n))([A-Z][a-z]{2,}),(?= (?:I|we|please|could|can|would|will you|thanks) )"
+)
 _BED = re.compile(r"(?<![a-z])(?:bed|room|rm|leito|quarto|cama) ?\d{1,4}[a-z]? ?[:-] ?")
 _FOR = re.compile(r"(?<![a-z])for[ \n](?=[A-Z])", re.IGNORECASE)
 _SUBJECT_LINE = re.compile(
@@ -354,7 +357,7 @@ def _is_lower_name(document: MatchText, start: int, end: int) -> bool:
 
 
 def _capital_names(document: MatchText) -> Iterator[Span]:
-    """Names in reports that are written in capitals, at the head of a line of a list of patients, and alone at the end of a letter."""
+    """Names in reports that are written in capitals, at the head of a line of a list of patients, where somebody is addressed, alone at the end of a letter."""
     text, folded = document.text, document.folded
     for match in _CAPITALS_BY.finditer(text):
         if folded[match.start(1) : match.end(1)] not in _PLAIN:
@@ -365,10 +368,11 @@ def _capital_names(document: MatchText) -> Iterator[Span]:
     for match in _SURNAME_INITIAL.finditer(text):
         if folded[match.start(1) : match.end(1)] not in _PLAIN:
             yield Span(match.start(), match.end(), Entity.PERSON)
-    for match in _SIGNED.finditer(text):
-        words = re.findall(r"[^\W\d_]+", folded[match.start(1) : match.end(1)])
-        if not any(word in _PLAIN for word in words):
-            yield Span(match.start(1), match.end(1), Entity.PERSON)
+    for pattern in (_SIGNED, _ADDRESSED):
+        for match in pattern.finditer(text):
+            words = re.findall(r"[^\W\d_]+", folded[match.start(1) : match.end(1)])
+            if not any(word in _PLAIN for word in words):
+                yield Span(match.start(1), match.end(1), Entity.PERSON)
     for match in _IN_LIST.finditer(text):
         words = re.findall(r"[^\W\d_]+", folded[match.start(1) : match.end(1)])
         if not any(word in _PLAIN and word not in PARTICLES for word in words):

@@ -14,7 +14,7 @@ from edge_agent.flow import Entity
 
 _SUFFIX = (
     "street|st|avenue|ave|av|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|place|pl|way|parkway|pkwy|terrace|ter|circle|cir|highway|hwy|square|sq|trail|trl|loop|row|crescent|cres|close|gardens|walk|plaza|"
-    "alley|turnpike|expressway|path|crossing|mews|run|ridge|grove|green|hill|rise|quay|wharf|point|pointe|view|heights|hollow|bend|cove|landing|park|broadway|esplanade|embankment|freeway|bypass"
+    "alley|turnpike|expressway|path|crossing|mews|run|ridge|grove|green|hill|rise|quay|wharf|point|pointe|view|heights|hollow|bend|cove|landing|park|broadway|esplanade|embankment|freeway|bypass|steps"
 )
 _UNIT = r"(?:,? ?(?:apt|apartment|suite|ste|unit|flat|floor|fl|room|rm|bldg|building|lot|#|no\.?|p\.?o\.? ?box)\.? ?#?[a-z]?-?\d{1,5}[a-z]?(?![a-z0-9])|,? ?(?:apt|apartment|suite|ste|unit|flat|bldg|building)\.? ?#?[a-z](?![a-z0-9])| ?# ?\d{1,5}[a-z]?)*"
 _STREET = re.compile(
@@ -26,6 +26,7 @@ _NUMBERED = re.compile(
 _BOX = re.compile(
     r"(?<![a-z])(?:p\.? ?o\.? ?box|post office box|caixa postal|apartado|locked bag|private bag|邮政信箱)[ #:]*(?:no\.? ?)?\d{1,7}"
 )
+_BOX_TOWN = re.compile(r", ?[A-ZÀ-Þ][a-zà-ÿ]{2,}(?: [A-ZÀ-Þ][a-zà-ÿ]{2,})?")
 _STATES = (
     "alabama|alaska|arizona|arkansas|california|colorado|connecticut|delaware|florida|georgia|hawaii|idaho|illinois|indiana|iowa|kansas|kentucky|louisiana|maine|maryland|massachusetts|michigan|minnesota|mississippi|missouri|montana|"
     "nebraska|nevada|new hampshire|new jersey|new mexico|new york|north carolina|north dakota|ohio|oklahoma|oregon|pennsylvania|rhode island|south carolina|south dakota|tennessee|texas|utah|vermont|virginia|washington|west virginia|wisconsin|wyoming"
@@ -117,6 +118,8 @@ def find_streets(document: MatchText) -> Iterator[Span]:
         words = [word.strip(".,'") for word in match[2].split()]
         if follows_unit(folded, match.end(1)):
             continue
+        if (steps := folded.find(" steps", *match.span())) >= 0 and not text[steps + 1].isupper():
+            continue  # somebody walked them
         if any(
             word in STOP or word in MEDICAL
             for word in words
@@ -132,7 +135,8 @@ def find_streets(document: MatchText) -> Iterator[Span]:
         yield Span(match.start(), match.start() + len(match.group().rstrip(" .,")), Entity.LOCATION)
     for pattern in (_NUMBERED, _BOX):
         for match in pattern.finditer(folded):
-            yield Span(match.start(), match.end(), Entity.LOCATION)
+            town = _BOX_TOWN.match(text, match.end()) if pattern is _BOX else None
+            yield Span(match.start(), town.end() if town else match.end(), Entity.LOCATION)
     for match in _STREET_PT.finditer(folded):
         if match.group().startswith("r.") and not _STREET_BEFORE.search(
             folded, max(0, match.start() - 12), match.start()

@@ -172,7 +172,7 @@ def test_a_wrong_profile_names_file_and_key(
 
 
 def test_no_profile_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="partition profile"):
+    with pytest.raises(ProfileError, match="edge-agent profile"):
         load_profile(tmp_path / "none.json")
     (tmp_path / "bad.json").write_bytes(b"{nan")
     with pytest.raises(ProfileError, match=r"bad\.json"):

@@ -197,3 +197,23 @@ def test_the_list_of_recognizers_is_pinned() -> None:
         "national-numbers", "record-numbers", "streets", "residences", "postcodes", "towns", "organizations", "persons", "spoken-names",
         "chinese-persons", "chinese-places", "chinese-organizations",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "entity", "value"),
+    [
+        ("He lives at 221 Quarry Steps, Unit 9C, Duluth.", "LOCATION", "221 Quarry Steps, Unit 9C"),
+        ("She prefers letters to PO Box 3317, Kalispell.", "LOCATION", "PO Box 3317, Kalispell"),
+        ("Critical result.\n\nTemi, I called the ward.", "PERSON", "Temi"),
+    ],
+)
+def test_found_in_a_letter(text: str, entity: str, value: str) -> None:
+    assert value in found(text).get(entity, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Climbed 3 flights and 12 stone steps.", "Today, I called the ward.", "However, we agree."],
+)
+def test_kept_in_a_letter(text: str) -> None:
+    assert not found(text)
