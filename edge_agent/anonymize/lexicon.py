@@ -29,3 +29,5 @@ CREDENTIALS = read_words("credentials")
 TERM_ENDING = re.compile(
     r"(?:fied|[st]ated|[iy]sed|[iy]zed|inate|ously|ingly|edly|ally|able|ible|eous|ious|less|ness|ment|tion|sion|itis|osis|emia|pathy|ectomy|scopy|graphy|grams?|mente|cao|coes|dade|ado|ada|ados|adas)$"
 )
+# A word with a capital behind one in small letters, or behind a comma: whoever writes so, writes names with capitals.
+CAPITAL_INSIDE = re.compile(r"[a-zà-ÿ,] [A-ZÀ-Þ][a-zà-ÿ]{2,}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from edge_agent.anonymize.alignment import MatchText
 from edge_agent.anonymize.lexicon import (
+    CAPITAL_INSIDE,
     COMMON_NAMES,
     CREDENTIALS,
     KEPT_PLACES,
@@ -38,7 +39,6 @@ _CATALOGUE = re.compile(
     r"(?:lot|lote|batch|ref|cat|catalog|model|modelo|version|software|firmware|build)(?: no)?[ .:#]{0,3}$"
 )
 _MAX_ABBREVIATION = 4
-_CAPITAL_INSIDE = re.compile(r"[a-zà-ÿ,] [A-ZÀ-Þ][a-zà-ÿ]{2,}")
 _REACH = 60  # characters before a span that tell how its writer uses capitals
 # Endings of terms and participles that few names share; asked only of a lone word at the start of a sentence.
 _ENDING = re.compile(
@@ -129,7 +129,7 @@ def _is_plain(span: Span, document: MatchText) -> bool:
     mixed = any(c.isupper() for c in around) and any(c.islower() for c in around)
     words = [w for w in re.split(r"[\s,-]+", value) if any(c.isalpha() for c in w)]
     before = around[max(0, around.find(value) - _REACH) : max(0, around.find(value))]
-    if mixed and not any(c.isupper() for c in value) and _CAPITAL_INSIDE.search(before):
+    if mixed and not any(c.isupper() for c in value) and CAPITAL_INSIDE.search(before):
         return True  # small letters where names have capitals
     if mixed and value.isupper() and len(letters) <= _MAX_ABBREVIATION and "." not in value:
         return True

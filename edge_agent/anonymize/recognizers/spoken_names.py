@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
 from edge_agent.anonymize.lexicon import (
+    CAPITAL_INSIDE,
     COMMON_NAMES,
     MEDICAL,
     ORDINARY,
@@ -38,7 +39,6 @@ _AFTER = re.compile(
     r" (?:is an? \d{1,3}[- ]?(?:year|yr|y/?o)|date of birth|d\.?o\.?b\.?(?![a-z])|medical record|mrn(?![a-z])|born (?:on|in)|nascid[oa] (?:em|a)|data de nascimento|, \d{1,3} anos)"
 )
 _TOKEN = re.compile(_NAME)
-_CAPITAL_INSIDE = re.compile(r"[a-zà-ÿ,] [A-ZÀ-Þ][a-zà-ÿ]{2,}")
 _PLAIN = (ORDINARY | MEDICAL | STOP | TITLES) - COMMON_NAMES
 _MAX_WORDS = 4
 
@@ -113,4 +113,4 @@ def _is_plain(word: str) -> bool:
 def _has_names(text: str, position: int) -> bool:
     """Whether the line writes names with capitals."""
     start, end = text.rfind("\n", 0, position) + 1, text.find("\n", position)
-    return _CAPITAL_INSIDE.search(text, start, end if end >= 0 else len(text)) is not None
+    return CAPITAL_INSIDE.search(text, start, end if end >= 0 else len(text)) is not None
