@@ -18,7 +18,7 @@ _SUFFIX = (
 )
 _UNIT = r"(?:,? ?(?:apt|apartment|suite|ste|unit|flat|floor|fl|room|rm|bldg|building|lot|#|no\.?|p\.?o\.? ?box)\.? ?#?[a-z]?-?\d{1,5}[a-z]?(?![a-z0-9])|,? ?(?:apt|apartment|suite|ste|unit|flat|bldg|building)\.? ?#?[a-z](?![a-z0-9])| ?# ?\d{1,5}[a-z]?)*"
 _STREET = re.compile(
-    rf"(?<![a-z0-9.,/-])(\d{{1,6}}[a-z]?(?:-\d{{1,4}})?(?: 1/2)?) ((?:[nsew]{{1,2}}\.? )?(?:(?:[a-z][\w'.-]*|\d{{1,3}}(?:st|nd|rd|th)?)[\n ]){{1,4}}?)(?:{_SUFFIX})(?![a-z])\.?(?: (?:north|south|east|west|n|s|e|w|ne|nw|se|sw)\b\.?)?{_UNIT}"
+    rf"(?<![a-z0-9.,/-])(\d{{1,6}}[a-z]?(?:-\d{{1,4}})?(?: 1/2)?) ((?:[nsew]{{1,2}}\.? )?(?:(?:[a-z][\w'.-]*|\d{{1,3}}(?:st|nd|rd|th)?)[\n ]){{1,4}}?)(?P<suffix>{_SUFFIX})(?![a-z])\.?(?: (?:north|south|east|west|n|s|e|w|ne|nw|se|sw)\b\.?)?{_UNIT}"
 )
 _NUMBERED = re.compile(
     rf"(?<![a-z0-9])\d{{1,6}} (?:north |south |east |west |[nsew]\.? )?(?:broadway|(?:u\.?s\.?|state|county|old)? ?(?:route|highway|hwy|rte|road) \d{{1,4}}|(?:\d{{1,3}}(?:st|nd|rd|th)) (?:{_SUFFIX}))(?![a-z]){_UNIT}"
@@ -118,7 +118,7 @@ def find_streets(document: MatchText) -> Iterator[Span]:
         words = [word.strip(".,'") for word in match[2].split()]
         if follows_unit(folded, match.end(1)):
             continue
-        if (steps := folded.find(" steps", *match.span())) >= 0 and not text[steps + 1].isupper():
+        if match["suffix"] == "steps" and not text[match.start("suffix")].isupper():
             continue  # somebody walked them
         if any(
             word in STOP or word in MEDICAL
@@ -133,10 +133,11 @@ def find_streets(document: MatchText) -> Iterator[Span]:
         ):
             continue
         yield Span(match.start(), match.start() + len(match.group().rstrip(" .,")), Entity.LOCATION)
-    for pattern in (_NUMBERED, _BOX):
-        for match in pattern.finditer(folded):
-            town = _BOX_TOWN.match(text, match.end()) if pattern is _BOX else None
-            yield Span(match.start(), town.end() if town else match.end(), Entity.LOCATION)
+    for match in _NUMBERED.finditer(folded):
+        yield Span(match.start(), match.end(), Entity.LOCATION)
+    for match in _BOX.finditer(folded):
+        town = _BOX_TOWN.match(text, match.end())
+        yield Span(match.start(), town.end() if town else match.end(), Entity.LOCATION)
     for match in _STREET_PT.finditer(folded):
         if match.group().startswith("r.") and not _STREET_BEFORE.search(
             folded, max(0, match.start() - 12), match.start()
