@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +16,9 @@ from partition.errors import (
     NeedPrefillError,
 )
 from partition.stages.branches import Branches
+from partition.stages.cache_rows import CacheRows
 from partition.stages.embedding import TokenEmbedding
-from partition.stages.kv_cache import KVCache
+from partition.stages.kv_cache import KVCache, Positions
 from partition.stages.overflow import products_overflow
 from partition.stages.stage import Floats, StageOutput
 from partition.stages.stage_files import StageFiles, build_stage_files
@@ -52,6 +53,7 @@ class OnnxStage:
         self.fingerprint = files.fingerprint
         self.context_tokens = context_tokens
         self._caches: dict[str, KVCache] = {}
+        self._rows = CacheRows(spec, stage, max_tokens=context_tokens)
         self._outputs = ("logits", "features") if stage.has_head else ("hidden_out",)
         self._embedding: TokenEmbedding | None = None
         if stage.has_embedding:
@@ -141,6 +143,7 @@ class OnnxStage:
         base_len: int,
         parents: Sequence[int],
         rows: npt.NDArray[np.int64] | None = None,
+        keep: Mapping[str, int] | None = None,
     ) -> StageOutput:
         """See :class:`partition.stages.stage.BranchingStage`."""
         if base_len < 1 or len(parents) != len(inputs):
@@ -154,31 +157,81 @@ class OnnxStage:
         branches = Branches.of(parents, base_len=base_len)
         cache = self._cache(session, base_len, len(inputs))
         output = self._in_chunks(cache, inputs, rows, branches)
+        for name, end in (keep or {}).items():
+            self._copy(cache.part, branches.path(end), name)
         cache.length = base_len + branches.first_path
         return output
 
+    def extend_each(
+        self,
+        sessions: Sequence[str],
+        inputs: npt.NDArray[np.int32] | Floats,
+        *,
+        base_lens: Sequence[int],
+    ) -> StageOutput:
+        """See :class:`partition.stages.stage.BranchingStage`."""
+        if not 0 < len(set(sessions)) == len(sessions) == len(inputs) == len(base_lens):
+            raise ValueError("each session is extended by one position, and by no second one")
+        if min(base_lens) < 1:
+            raise ValueError("a position of each of several sessions needs a cached one before it")
+        if len(sessions) == 1:
+            return self.extend(sessions[0], inputs, base_len=base_lens[0])
+        for session, base_len in zip(sessions, base_lens, strict=True):
+            self._check_room(base_len, 1)
+            self._check_cached(session, base_len)
+        for session, base_len in zip(sessions, base_lens, strict=True):
+            self.rewind(session, base_len)
+        rows = self._rows.seat(sessions, self._caches, self._session, self._outputs)
+        hidden = self._embedded(inputs)
+        arranged, lasts = np.empty_like(hidden), np.empty(len(rows), np.int32)
+        arranged[rows], lasts[rows] = hidden, base_lens
+        # One position of a row sees all of it, so there is no bias to tell branches apart.
+        bias = np.zeros((1, 1, 1, int(lasts.max()) + 1), np.float32)
+        positions = lasts.astype(np.int64)[:, None]
+        output = self._run(self._rows.binding, arranged[:, None], lasts, rows, positions, bias)
+        for session, base_len in zip(sessions, base_lens, strict=True):
+            self._rows.lengths[session] = base_len + 1
+        if output.hidden is not None:
+            return StageOutput(hidden=output.hidden[rows, 0])
+        return output
+
+    def fork(self, session: str, new: str, length: int) -> None:
+        """See :class:`partition.stages.stage.BranchingStage`."""
+        self._check_cached(session, length)
+        if session == new:
+            self.rewind(session, length)
+        elif length < 1:
+            self.forget(new)
+        elif session in self._rows.lengths:
+            self._copy(lambda name: self._rows.part(session, name), slice(0, length), new)
+        else:
+            self._copy(self._caches[session].part, slice(0, length), new)
+
     def rewind(self, session: str, length: int) -> None:
         """See :class:`partition.stages.stage.Stage`."""
-        cached = self.length(session)
-        if length > cached:
-            raise NeedPrefillError(
-                f"{cached} positions are cached and {length} were expected; send the prompt again"
-            )
-        if session in self._caches:
+        self._check_cached(session, length)
+        if session in self._rows.lengths:
+            self._rows.lengths[session] = length
+        elif session in self._caches:
             self._caches[session].length = length
 
     def length(self, session: str) -> int:
         """See :class:`partition.stages.stage.Stage`."""
+        if session in self._rows.lengths:
+            return self._rows.lengths[session]
         cache = self._caches.get(session)
         return 0 if cache is None else cache.length
 
     def forget(self, session: str) -> None:
         """See :class:`partition.stages.stage.Stage`."""
         self._caches.pop(session, None)
+        if session in self._rows.lengths:
+            self._rows.drop(session)
 
     def close(self) -> None:
         """See :class:`partition.stages.stage.Stage`."""
         self._caches.clear()
+        self._rows.clear()
         self._session = None
         if self._embedding is not None:
             self._embedding.close()
@@ -187,17 +240,38 @@ class OnnxStage:
     def _cache(self, session: str, base_len: int, num_new: int) -> KVCache:
         if num_new < 1:
             raise ValueError("a stage is extended by one position at least")
+        self._check_room(base_len, num_new)
+        self.rewind(session, base_len)
+        if session in self._rows.lengths:
+            self._caches[session] = self._rows.leave(session)
+        cache = self._caches.get(session)
+        if cache is None:
+            cache = self._caches[session] = self._empty_cache()
+        cache.reserve(base_len + num_new, self._session, self._outputs)
+        return cache
+
+    def _empty_cache(self) -> KVCache:
+        return KVCache(self.spec, self.stage, max_tokens=self.context_tokens)
+
+    def _copy(self, part: Callable[[str], Floats], positions: Positions, new: str) -> None:
+        cache = self._empty_cache()
+        length = positions.stop if isinstance(positions, slice) else len(positions)
+        cache.fill(part, positions, length)
+        self.forget(new)
+        self._caches[new] = cache
+
+    def _check_cached(self, session: str, length: int) -> None:
+        cached = self.length(session)
+        if length > cached:
+            raise NeedPrefillError(
+                f"{cached} positions are cached and {length} were expected; send the prompt again"
+            )
+
+    def _check_room(self, base_len: int, num_new: int) -> None:
         if base_len + num_new > self.context_tokens:
             raise ContextLengthError(
                 f"{base_len + num_new} tokens do not fit into the context of {self.context_tokens}; shorten the input"
             )
-        self.rewind(session, base_len)
-        cache = self._caches.get(session)
-        if cache is None:
-            cache = KVCache(self.spec, self.stage, max_tokens=self.context_tokens)
-            self._caches[session] = cache
-        cache.reserve(base_len + num_new, self._session, self._outputs)
-        return cache
 
     def _in_chunks(
         self,
@@ -214,28 +288,33 @@ class OnnxStage:
             end = min(start + _CHUNK_TOKENS, num_new)
             piece = rows[(rows >= start) & (rows < end)] - start
             if branches is None:
-                total = cache.length + end - start
-                positions = np.arange(cache.length, total)[None]
-                bias = np.zeros((1, 1, end - start, total), np.float32)
+                positions = np.arange(cache.length, cache.length + end - start)[None]
+                bias = np.zeros((1, 1, end - start, cache.length + end - start), np.float32)
             else:
                 positions, bias = branches.positions(start, end), branches.bias(start, end)
-            outputs.append(self._run(cache, inputs[start:end], piece, positions, bias))
+            total = bias.shape[-1]
+            lasts = np.array([total - 1], np.int32)
+            hidden = self._embedded(inputs[start:end])[None]
+            output = self._run(cache.binding, hidden, lasts, piece, positions, bias)
+            cache.length = total
+            if output.hidden is not None:
+                output = StageOutput(hidden=output.hidden[0])
+            outputs.append(output)
         return _joined(outputs)
 
     def _run(
         self,
-        cache: KVCache,
-        inputs: npt.NDArray[np.int32] | Floats,
+        binding: Any,
+        hidden: Floats,
+        lasts: npt.NDArray[np.int32],
         rows: npt.NDArray[np.int64],
         positions: npt.NDArray[np.int64],
         bias: Floats,
     ) -> StageOutput:
-        hidden = self._embedded(inputs)
-        total = cache.length + len(inputs)
-        binding = cache.binding
-        binding.bind_cpu_input("hidden", hidden[None])
-        binding.bind_cpu_input("last_position", np.array([total - 1], np.int32))
-        binding.bind_cpu_input("total_length", np.array(total, np.int32))
+        """Run the graph; its inputs are described in :mod:`partition.stages.graph`."""
+        binding.bind_cpu_input("hidden", hidden)
+        binding.bind_cpu_input("last_position", lasts)
+        binding.bind_cpu_input("total_length", np.array(bias.shape[-1], np.int32))
         binding.bind_cpu_input("positions", positions)
         binding.bind_cpu_input("bias", bias)
         if self.stage.has_head:
@@ -244,14 +323,13 @@ class OnnxStage:
         for name in self._outputs:
             binding.bind_output(name)
         self._session.run_with_iobinding(binding)
-        cache.length = total
         results = binding.get_outputs()
         if self.stage.has_head:
             count = len(rows)
             return StageOutput(
                 logits=results[0].numpy()[:count], features=results[1].numpy()[:count]
             )
-        return StageOutput(hidden=results[0].numpy()[0])
+        return StageOutput(hidden=results[0].numpy())
 
     def _embedded(self, inputs: npt.NDArray[np.int32] | Floats) -> Floats:
         if self._embedding is None:

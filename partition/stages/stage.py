@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,7 +64,7 @@ class Stage(Protocol):
 
 
 class BranchingStage(Stage, Protocol):
-    """A stage that also runs several continuations of a session at once: a batch without padding."""
+    """A stage that also runs several continuations of a session at once, and a position of several sessions: batches without padding."""
 
     @property
     def max_branched_tokens(self) -> int:
@@ -78,10 +78,12 @@ class BranchingStage(Stage, Protocol):
         base_len: int,
         parents: Sequence[int],
         rows: npt.NDArray[np.int64] | None = None,
+        keep: Mapping[str, int] | None = None,
     ) -> StageOutput:
         """Run a tree of positions behind what is cached; each gets what its path alone would get.
 
-        What stays cached is the first path: the leading positions each of which follows the one before.
+        What stays cached is the first path: the leading positions each of which follows the one before; other paths where they are
+        kept as sessions of their own.
 
         Args:
             session: Whose cache.
@@ -89,8 +91,41 @@ class BranchingStage(Stage, Protocol):
             base_len: As for :meth:`extend`; at least 1.
             parents: Which new position each follows, an index before its own; -1: the last cached one.
             rows: Which of the new positions to put through the head, ascending; None: the last.
+            keep: Sessions to make, each of the cached positions and the path that ends in one new position. What such a
+                session held before is forgotten.
 
         Raises:
             NeedPrefillError: Fewer than ``base_len`` positions are cached; send the prompt again.
             ContextLengthError: They are more than ``max_branched_tokens``.
+        """
+
+    def extend_each(
+        self,
+        sessions: Sequence[str],
+        inputs: npt.NDArray[np.int32] | Floats,
+        *,
+        base_lens: Sequence[int],
+    ) -> StageOutput:
+        """Append one position to each of several sessions in one run; each gets what :meth:`extend` would give it.
+
+        Cheapest when asked again for the same sessions.
+
+        Args:
+            sessions: Whose caches; no one twice.
+            inputs: One position of each: token ids ``(sessions,) int32`` or hidden states ``(sessions, hidden_size) float32``.
+            base_lens: As for :meth:`extend`, of each; at least 1.
+
+        Returns:
+            One row for each session, in their order.
+
+        Raises:
+            NeedPrefillError: Fewer than its ``base_len`` positions are cached for one of them; nobody's were extended.
+            ContextLengthError: A position would not fit into the context.
+        """
+
+    def fork(self, session: str, new: str, length: int) -> None:
+        """Copy the first ``length`` positions of a session to another, which forgets what it held.
+
+        Raises:
+            NeedPrefillError: There are fewer.
         """
