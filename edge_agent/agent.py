@@ -263,7 +263,7 @@ class EdgeAgent:
         # In the caller's context, whose trace goes on there.
         within = contextvars.copy_context()
         worker = threading.Thread(
-            target=lambda: within.run(work), name="tandem-stream", daemon=True
+            target=within.run, args=(work,), name="tandem-stream", daemon=True
         )
         worker.start()
         try:
