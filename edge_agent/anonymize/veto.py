@@ -45,45 +45,8 @@ _ENDING = re.compile(
     r"(?:osis|itis|emia|aemia|oma|omas|pathy|plasty|ectomy|otomy|ostomy|graphy|gram|scopy|logy|scopic|genic|lytic|tomy|algia|uria|rrhea|plegia|trophy|ular|onal|ural|inal|inum|eural|ior|ically|ally|wise|ures|ures|sions?|tions?|ments?|ness|ities|ity|ated|ized|ised|ating|izing|eous|ious|"
     r"acoes|acao|mente|idade|ico|ica|grafia|patia|ose|ite|iase)$"
 )
-# In front of a name of a place they are none of it, with a capital either.
-_FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "as",
-        "at",
-        "by",
-        "de",
-        "da",
-        "do",
-        "das",
-        "dos",
-        "e",
-        "em",
-        "for",
-        "from",
-        "in",
-        "na",
-        "nas",
-        "no",
-        "nos",
-        "o",
-        "of",
-        "on",
-        "or",
-        "os",
-        "ou",
-        "para",
-        "pela",
-        "pelo",
-        "por",
-        "the",
-        "to",
-        "with",
-        "com",
-    ]
-)
+_FUNCTION_WORDS = read_words("function_words")
+_PLACE_WORDS = read_words("place_words")
 _CHINESE_TERMS = read_words("chinese_terms")
 _DEPARTMENT = re.compile(r"[\u4e00-\u9fff]{1,6}(?:科|室|中心|部|组|病区)$")
 
@@ -215,26 +178,7 @@ def _is_edge(
     return (
         (bare in STOP or bare in PARTICLES or bare in MEDICAL)
         and bare not in COMMON_NAMES
-        and bare
-        not in (
-            "hospital",
-            "clinica",
-            "laboratorio",
-            "centro",
-            "clinic",
-            "medical",
-            "center",
-            "health",
-            "surgery",
-            "imaging",
-            "centre",
-            "family",
-            "general",
-            "st",
-            "new",
-            "school",
-            "group",
-        )
+        and bare not in _PLACE_WORDS
     )
 
 
@@ -282,12 +226,9 @@ def _is_medical(span: Span, document: MatchText) -> bool:
             return True
         # Skilled Nursing, Juiz de Fora: ordinary words with capitals may name a place or a house.
         named = (
-            text[span.start] != "["
-            and text[span.start - 1 : span.start] != "["
-            and (
-                span.entity is not Entity.PERSON
-                and sum(c.isupper() for c in text[span.start : span.end]) > 1
-            )
+            span.entity is not Entity.PERSON
+            and "[" not in text[max(0, span.start - 1) : span.start + 1]
+            and sum(c.isupper() for c in text[span.start : span.end]) > 1
         )
         known = [
             w
