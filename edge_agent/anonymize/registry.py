@@ -32,6 +32,7 @@ from edge_agent.anonymize.recognizers.organizations import (
 )
 from edge_agent.anonymize.recognizers.persons import find_persons
 from edge_agent.anonymize.recognizers.phones import find_phones
+from edge_agent.anonymize.recognizers.placed_persons import find_placed_persons
 from edge_agent.anonymize.recognizers.places import (
     find_chinese_places,
     find_postcodes,
@@ -73,6 +74,7 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("towns", find_towns),
     Recognizer("organizations", find_organizations),
     Recognizer("persons", find_persons),
+    Recognizer("placed-persons", find_placed_persons),
     Recognizer("spoken-names", find_spoken_names),
     Recognizer("chinese-persons", find_chinese_persons, han_only=True),
     Recognizer("chinese-places", find_chinese_places, han_only=True),

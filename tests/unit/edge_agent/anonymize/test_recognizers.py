@@ -194,7 +194,7 @@ def test_ten_thousand_measurements_are_kept() -> None:
 def test_the_list_of_recognizers_is_pinned() -> None:
     assert [recognizer.name for recognizer in RECOGNIZERS] == [
         "labelled", "dicom-elements", "hl7-fields", "table-cells", "emails", "urls", "addresses", "hardware", "phones", "dates", "ages", "uids",
-        "national-numbers", "record-numbers", "streets", "residences", "postcodes", "towns", "organizations", "persons", "spoken-names",
+        "national-numbers", "record-numbers", "streets", "residences", "postcodes", "towns", "organizations", "persons", "placed-persons", "spoken-names",
         "chinese-persons", "chinese-places", "chinese-organizations",
     ]  # fmt: skip
 
