@@ -3,7 +3,8 @@
     load       24 callers, each of whom asks again when answered: the peak
     overload   requests come at random four times as often as the peak answers them, each with a deadline; goodput counts the
                tokens of answers that came in time
-    flood      one tenant's two callers alone, then beside 32 of another tenant
+    flood      one tenant's two callers alone and beside 32 of another tenant, in turn; they want short answers, so that there
+               are enough first tokens for a p99
 
 The service has one thread for its model, so that the clients have a core of their own on a machine of two.
 """
@@ -23,6 +24,9 @@ CALLERS = 24
 OVERLOAD = 4.0
 FLOOD_CALLERS = 32
 POLITE_CALLERS = 2
+POLITE_TOKENS = 8
+FLOOD_ROUNDS = 4
+ALONE_S, BESIDE_S, RISE_S = 8.0, 20.0, 2.0  # of a round
 NUM_TOKENS = 24
 WORDS = (20, 100)
 DEADLINE_S = 8.0
@@ -33,10 +37,10 @@ def run(options: Options) -> Iterator[Line]:
     """Measure the three loads, one after the other."""
     seconds = 10.0 if options.quick else 20.0
     with served_cloud(MODEL) as cloud:
-        yield from asyncio.run(_measure(cloud, seconds))
+        yield from asyncio.run(_measure(cloud, seconds, quick=options.quick))
 
 
-async def _measure(cloud: ServedCloud, seconds: float) -> list[Line]:
+async def _measure(cloud: ServedCloud, seconds: float, *, quick: bool) -> list[Line]:
     polite = Client(cloud.address, cloud.credentials("polite"), "polite")
     flood = Client(cloud.address, cloud.credentials("flood"), "flood")
     lines: list[Line] = []
@@ -87,24 +91,28 @@ async def _measure(cloud: ServedCloud, seconds: float) -> list[Line]:
         slow = quantile([outcome.total_s for outcome in quick], q)
         line(f"refusal p{round(100 * q)} {case}", 1000 * slow, "ms", len(quick), less=True)
 
-    await asyncio.sleep(2.0)
-    alone = await closed_loop(
-        polite, requests(4), clients=POLITE_CALLERS, seconds=seconds, deadline_s=AMPLE_S
-    )
-    both = await asyncio.gather(
-        closed_loop(
-            flood, requests(5), clients=FLOOD_CALLERS, seconds=seconds + 2, deadline_s=AMPLE_S
-        ),
-        _later(
+    await asyncio.sleep(RISE_S)
+    alone: list[Outcome] = []
+    beside: list[Outcome] = []
+    for at in range(2 if quick else FLOOD_ROUNDS):
+        mine = Requests(10 + at, words=WORDS, num_tokens=POLITE_TOKENS)
+        alone += await _polite_loop(polite, mine, ALONE_S)
+        flooding = asyncio.create_task(
             closed_loop(
-                polite, requests(6), clients=POLITE_CALLERS, seconds=seconds, deadline_s=AMPLE_S
+                flood,
+                requests(20 + at),
+                clients=FLOOD_CALLERS,
+                seconds=RISE_S + BESIDE_S,
+                deadline_s=AMPLE_S,
             )
-        ),
-    )
+        )
+        await asyncio.sleep(RISE_S)
+        beside += await _polite_loop(polite, mine, BESIDE_S)
+        await flooding
     for name, q in (("p50", 0.5), ("p99", 0.99)):
         quiet, loud = (
             quantile([outcome.first_s for outcome in some if outcome.first_s], q)
-            for some in (alone, both[1])
+            for some in (alone, beside)
         )
         line(
             f"TTFT {name} {POLITE_CALLERS} callers alone", 1000 * quiet, "ms", len(alone), less=True
@@ -113,7 +121,7 @@ async def _measure(cloud: ServedCloud, seconds: float) -> list[Line]:
             f"TTFT {name} beside {FLOOD_CALLERS} of a tenant that floods, times that alone",
             loud / quiet,
             "times",
-            len(both[1]),
+            len(beside),
             less=True,
         )
     await polite.close()
@@ -121,10 +129,10 @@ async def _measure(cloud: ServedCloud, seconds: float) -> list[Line]:
     return lines
 
 
-async def _later(work: object) -> list[Outcome]:
-    await asyncio.sleep(2.0)  # until the flood has risen
-    result: list[Outcome] = await work  # type: ignore[misc]  # a coroutine
-    return result
+async def _polite_loop(client: Client, requests: Requests, seconds: float) -> list[Outcome]:
+    return await closed_loop(
+        client, requests, clients=POLITE_CALLERS, seconds=seconds, deadline_s=AMPLE_S
+    )
 
 
 def _goodput(outcomes: list[Outcome], *, since_s: float, seconds: float) -> float:

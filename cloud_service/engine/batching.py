@@ -1,7 +1,8 @@
 """The batching engine: every step runs what the scheduler chose of many sequences, as one row of tokens.
 
 One thread owns scheduler, memory and model. Other threads only put requests into a box; the thread empties it between
-steps, so a cancellation takes effect within one step.
+steps, so a cancellation takes effect within one step. It looks into it between two layers as well: the prompt of a tenant that
+has had much less is computed there and then, in a step inserted into the one that runs.
 """
 
 from __future__ import annotations
@@ -44,6 +45,20 @@ class EngineLimits:
     )
     kv_bytes: int = 1 << 30
     threads: int = 0  # 0: as many as there are cores
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """What another thread wants done on the engine's."""
+
+    work: Callable[[], None]
+    sequence: Callable[[], Sequence | None]  # that it changes; None: none that there is already
+
+    @property
+    def can_be_done(self) -> bool:
+        """Whether it touches nothing that a step is computing."""
+        sequence = self.sequence()
+        return sequence is None or not sequence.is_running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +106,12 @@ class BatchingEngine:
         self._admission = Admission(limits.max_sequences, tenant_slots(limits.max_sequences))
         self._numbers = itertools.count()
         self._jobs: dict[int, tuple[Job, Owner]] = {}  # by number of arrival, of the thread
-        self._box: list[Callable[[], None]] = []
+        self._box: list[_Errand] = []
         self._unseen: list[Job] = []  # in the box
         self._arrived = threading.Condition()  # guards what other threads see and change
         self._is_closed = False
+        self._is_inserting = False  # a step is held up for another
+        self._inserted_s = 0.0  # spent on insertions so far
         self._thread = threading.Thread(target=self._run, name="tandem-engine", daemon=True)
         self._thread.start()
 
@@ -133,8 +150,14 @@ class BatchingEngine:
             self._unseen.append(job)
         self.call(lambda: self._start(job))
 
-    def call(self, work: Callable[[], None]) -> None:
-        """Run something between two steps on the engine's thread; from any thread.
+    def call(
+        self, work: Callable[[], None], sequence: Callable[[], Sequence | None] = lambda: None
+    ) -> None:
+        """Run something on the engine's thread, between two steps or two layers; from any thread.
+
+        Args:
+            work: It.
+            sequence: Says, on the engine's thread, which sequence it changes: what a step computes is left alone until its end.
 
         Raises:
             UnavailableError: The engine is closed.
@@ -144,7 +167,7 @@ class BatchingEngine:
                 raise UnavailableError(
                     "this server is shutting down; call again", retry_after_s=1.0
                 )
-            self._box.append(work)
+            self._box.append(_Errand(work, sequence))
             self._arrived.notify()
 
     def close(self) -> None:
@@ -155,7 +178,7 @@ class BatchingEngine:
         self._thread.join()
 
     def check_integrity(self) -> None:
-        """Assert what must hold between steps; on the engine's thread, or after :meth:`close`."""
+        """Assert what must hold at any time; on the engine's thread, or after :meth:`close`."""
         self._scheduler.check_integrity()
 
     def add_sequence(
@@ -214,29 +237,54 @@ class BatchingEngine:
                 with self._arrived:
                     if not (self._box or self._is_closed or self._has_work()):
                         self._arrived.wait()
-                    box, self._box = self._box, []
                     is_closed = self._is_closed
-                for work in box:
-                    work()
+                self._empty_box()
                 if is_closed:
                     break
                 self._sweep()
-                started_s = time.monotonic()
                 if shares := self._scheduler.plan(self._room_of):
-                    # Sequences that begin at another layer run in a pass of their own.
-                    by_stage: dict[int, list[Share]] = {}
-                    for share in shares:
-                        by_stage.setdefault(share.sequence.stage_start, []).append(share)
-                    for group in by_stage.values():
-                        self._step(tuple(group))
-                    num_tokens = sum(share.num_tokens for share in shares)
-                    self._admission.stepped(num_tokens, len(shares), time.monotonic() - started_s)
+                    self._compute(shares)
                 elif (
                     self._has_work()
                 ):  # all of it waits for a slot that a parked sequence cannot give
                     time.sleep(0.001)
         for sequence in self._scheduler.sequences:
             self._end(sequence, JobEnd.CLOSED)
+
+    def _empty_box(self) -> None:
+        with self._arrived:
+            errands = list(itertools.takewhile(lambda one: one.can_be_done, self._box))
+            del self._box[: len(errands)]
+        for errand in errands:
+            errand.work()
+
+    def _compute(self, shares: tuple[Share, ...]) -> None:
+        # Sequences that begin at another layer run in a pass of their own.
+        by_stage: dict[int, list[Share]] = {}
+        for share in shares:
+            by_stage.setdefault(share.sequence.stage_start, []).append(share)
+        started_s, inserted_s = time.monotonic(), self._inserted_s
+        for group in by_stage.values():
+            self._step(tuple(group))
+        seconds = time.monotonic() - started_s - (self._inserted_s - inserted_s)
+        num_tokens = sum(share.num_tokens for share in shares)
+        self._admission.stepped(num_tokens, len(shares), seconds)
+
+    def _on_layer(self) -> None:
+        """Hold the running step up for whoever came meanwhile and has had much less; mostly returns at once."""
+        if not self._box or self._is_inserting:
+            return
+        started_s = time.monotonic()
+        self._is_inserting = True
+        try:
+            self._empty_box()
+            while not self._is_closed and (shares := self._scheduler.plan_inserted()):
+                self._compute(shares)
+                self._empty_box()
+                self._sweep()
+        finally:
+            self._is_inserting = False
+            self._inserted_s += time.monotonic() - started_s
 
     def _room_of(self, num_sequences: int) -> int | None:
         """Positions of prompts for which a step with so many sequences has time."""
@@ -276,6 +324,8 @@ class BatchingEngine:
                 del self._jobs[number]
         now_s = time.monotonic()
         for sequence in self._scheduler.sequences:
+            if sequence.is_running:
+                continue  # this is in the middle of its step
             if sequence.is_lost:
                 self._end(sequence, JobEnd.LOST)
             elif not sequence.owner.is_wanted:
@@ -284,20 +334,20 @@ class BatchingEngine:
                 self._end(sequence, JobEnd.DEADLINE)
 
     def _step(self, shares: tuple[Share, ...]) -> None:
-        started_s = time.monotonic()
+        started_s, inserted_s = time.monotonic(), self._inserted_s
         for share in shares:
             owner = share.sequence.owner
             if owner.first_step_s is None:
                 owner.first_step_s = started_s
         try:
-            results = self._forward.run(shares)
+            results = self._forward.run(shares, self._on_layer)
         except (RuntimeError, ValueError, IndexError, MemoryError) as error:
             # Out of memory, or a model that does what the interface does not foresee; the text may hold content.
             logger.error("a step failed: %s", type(error).__name__)
             for share in shares:
                 self._end(share.sequence, JobEnd.FAILED)
             return
-        seconds = time.monotonic() - started_s
+        seconds = time.monotonic() - started_s - (self._inserted_s - inserted_s)
         num_tokens = sum(share.num_tokens for share in shares)
         for share, rows in zip(shares, results, strict=True):
             sequence = share.sequence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,14 @@ class ForwardPass:
         """Of the cache."""
         return self._memory.num_blocks
 
-    def run(self, shares: Sequence[Share]) -> list[Rows]:
+    def run(
+        self, shares: Sequence[Share], on_layer: Callable[[], None] = lambda: None
+    ) -> list[Rows]:
         """Compute shares of sequences that begin at the same layer; what each of them wanted, in their order.
+
+        Args:
+            shares: Their blocks are allocated.
+            on_layer: Called in each layer; may run other sequences' shares before this goes on.
 
         Raises:
             RuntimeError: Memory is short, or the model does what the interface does not foresee; so may others of PyTorch's be.
@@ -72,7 +78,7 @@ class ForwardPass:
         in_calls = [[spans[at] for at in call] for call in calls]
         indices = self._send(ids, wanted, looked_at, *AttentionStep.indices_of(in_calls))
         ids_there, wanted_there, looked_at_there, *rest = indices
-        step = AttentionStep(self._memory, in_calls, rest)
+        step = AttentionStep(self._memory, in_calls, rest, on_layer)
         stage_start = shares[0].sequence.stage_start
         if stage_start:
             inputs = {"inputs_embeds": self._hidden([shares[at] for at in order])}

@@ -56,7 +56,9 @@ class EngineSession:
         Raises:
             UnavailableError: The engine is closed.
         """
-        self._engine.call(lambda: self._extend(work, hidden, deadline_s, on_done))
+        self._engine.call(
+            lambda: self._extend(work, hidden, deadline_s, on_done), lambda: self._sequence
+        )
 
     def close(self) -> None:
         """Give the memory back; a frame that runs ends with RequestCancelledError."""

@@ -9,7 +9,7 @@ axis, so that keys are never repeated, and what is gathered is read where it lie
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
@@ -135,7 +135,11 @@ class AttentionStep:
     """Where the positions of one step are written, and what each of them sees."""
 
     def __init__(
-        self, memory: PagedMemory, calls: Sequence[Sequence[Span]], indices: Sequence[torch.Tensor]
+        self,
+        memory: PagedMemory,
+        calls: Sequence[Sequence[Span]],
+        indices: Sequence[torch.Tensor],
+        on_layer: Callable[[], None],
     ) -> None:
         """Make one.
 
@@ -143,8 +147,10 @@ class AttentionStep:
             memory: The KV cache.
             calls: Spans as :func:`arrange` has divided them; the step's tokens stand in this order.
             indices: What :meth:`indices_of` says of these calls, on the memory's device.
+            on_layer: Called in each layer before its attention; may run another step, of other sequences.
         """
         self._memory = memory
+        self._on_layer = on_layer
         self.positions, self._slots, *of_calls = indices
         self._calls: list[_Call] = []
         row = 0
@@ -198,6 +204,7 @@ class AttentionStep:
         Returns:
             ``(1, tokens, heads, head_dim)``.
         """
+        self._on_layer()
         _, heads, num_tokens, head_dim = query.shape
         kv_heads = key.shape[1]
         groups = heads // kv_heads

@@ -4,7 +4,8 @@
   one that floods waits behind one that asks little. Within a tenant the earliest deadline is first.
 * Sequences that lack few positions (decoding, verification) run in every step: they are what somebody is reading along with.
   What is left of the step's budget goes to prompts, in pieces. Only while a tenant that has had much less waits for a first
-  token, the others sit out the step of its prompt.
+  token, the others sit out the step of its prompt; and a step that runs when it comes is held up for that one, between two
+  layers.
 * Memory short: idle sequences are dropped first, then the least urgent running one. Both keep their ids and compute again.
 """
 
@@ -19,6 +20,7 @@ from cloud_service.engine.sequence import Sequence
 MAX_TENANT_SHARE = 0.75  # of the slots, while another tenant might want one
 FEW_POSITIONS = 17  # a frame of 16 drafts; more is a prompt
 LEAD_STEPS = 0.25  # of a step's positions, by which a tenant may be ahead of one that waits
+LAG_STEPS = 4.0  # of a step's positions, by which one can be behind: a prompt of usual length, and no saved-up hour
 OUTPUT_WEIGHT = 2.0  # a decoded token costs about two of a prompt
 
 
@@ -52,7 +54,7 @@ class Scheduler:
         self._step_tokens = max(step_tokens, max_sequences)
         self._weights = dict(weights or {})
         self._served: dict[str, float] = {}
-        self._floor = 0.0  # what the tenant had that had least of those with work; never falls
+        self._floor = 0.0  # what every tenant counts as having had at least; never falls
         self._sequences: list[Sequence] = []  # all, in order of arrival
         self.num_preemptions = 0
 
@@ -73,7 +75,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Take a sequence in; it waits for its turn."""
-        self._begin_level(sequence.owner.tenant)
+        self._served.setdefault(sequence.owner.tenant, self._floor)
         self._sequences.append(sequence)
 
     def holds(self, sequence: Sequence) -> bool:
@@ -85,7 +87,6 @@ class Scheduler:
         if sequence.num_computed == 0:
             # It is admitted anew, and finds what the prefix cache has of it.
             self._give_back(sequence)
-        self._begin_level(sequence.owner.tenant)
         sequence.is_parked = False
 
     def remove(self, sequence: Sequence) -> None:
@@ -99,40 +100,37 @@ class Scheduler:
         Args:
             room_of: Says for how many positions of prompts a step has time in which so many sequences decode; None: no limit.
         """
-        shares: list[Share] = []
-        planned: set[int] = set()
-        budget = self._step_tokens
-        ready = sorted(
-            (sequence for sequence in self._sequences if not sequence.is_parked), key=self._urgency
-        )
-        if ready:
-            least = min(self._served[one.owner.tenant] for one in ready)
-            self._floor = max(self._floor, least)
+        self._bound_lag()
+        ready = self._ready()
+        return self._choose(ready, self._tenants_ahead(ready), room_of)
+
+    def plan_inserted(self) -> tuple[Share, ...]:
+        """Choose what is to be computed in the middle of a step, whose sequences are left as they are; mostly nothing.
+
+        It is a prompt whose tenant has had much less than one of those that the step is for.
+        """
+        self._bound_lag()
+        ready = self._ready()
         ahead = self._tenants_ahead(ready)
-        for sequence in ready:
-            if not sequence.is_admitted or sequence.num_missing > min(FEW_POSITIONS, budget):
-                continue
-            if sequence.owner.tenant in ahead:
-                continue
-            if self._make_room(sequence, len(sequence.ids), planned):
-                shares.append(Share(sequence, sequence.num_missing))
-                planned.add(id(sequence))
-                budget -= sequence.num_missing
-        if shares and not ahead and (room := room_of(len(shares))) is not None:
-            budget = min(budget, max(BLOCK_TOKENS, room))
-        for sequence in ready:
-            if budget <= 0:
-                break
-            if id(sequence) in planned or sequence.owner.tenant in ahead:
-                continue
-            if not (sequence.is_admitted or self._admit(sequence)):
-                continue
-            num_tokens = min(sequence.num_missing, budget)
-            if self._make_room(sequence, sequence.num_computed + num_tokens, planned):
-                shares.append(Share(sequence, num_tokens))
-                planned.add(id(sequence))
-                budget -= num_tokens
-        return tuple(shares)
+        if any(one.is_running and one.owner.tenant in ahead for one in self._sequences):
+            return self._choose(ready, ahead, lambda num: None)
+        return ()
+
+    def _bound_lag(self) -> None:
+        """Nobody is far behind the others: credit cannot be saved up, neither at rest nor by asking little.
+
+        Who comes when nobody is there begins where the last ones were: else the next would wait until he had as much.
+        """
+        working = {one.owner.tenant for one in self._sequences if not one.is_parked}
+        most = max((self._served[tenant] for tenant in working), default=0.0)
+        self._floor = max(self._floor, most - LAG_STEPS * self._step_tokens)
+        for tenant in working:
+            self._served[tenant] = max(self._served[tenant], self._floor)
+
+    def _ready(self) -> list[Sequence]:
+        """Sequences with work that no step is doing, the most urgent first."""
+        ready = (one for one in self._sequences if not (one.is_parked or one.is_running))
+        return sorted(ready, key=self._urgency)
 
     def _tenants_ahead(self, ready: list[Sequence]) -> set[str]:
         """Tenants that sit this step out: another one, that has had much less, waits for its first token.
@@ -142,15 +140,41 @@ class Scheduler:
         first = next((one for one in ready if one.num_missing > FEW_POSITIONS), None)
         if first is None or not (first.is_admitted or self._has_slot(first)):
             return set()
-        least = self._served.get(first.owner.tenant, 0.0)
-        limit = least + LEAD_STEPS * self._step_tokens
-        return {
-            one.owner.tenant for one in ready if self._served.get(one.owner.tenant, 0.0) > limit
-        }
+        limit = self._served[first.owner.tenant] + LEAD_STEPS * self._step_tokens
+        working = {one.owner.tenant for one in self._sequences if not one.is_parked}
+        return {tenant for tenant in working if self._served[tenant] > limit}
+
+    def _choose(
+        self, ready: list[Sequence], ahead: set[str], room_of: Callable[[int], int | None]
+    ) -> tuple[Share, ...]:
+        shares: list[Share] = []
+        budget = self._step_tokens
+
+        def take(sequence: Sequence, num_tokens: int) -> int:
+            if not self._make_room(sequence, sequence.num_computed + num_tokens):
+                return 0
+            sequence.is_running = True
+            shares.append(Share(sequence, num_tokens))
+            return num_tokens
+
+        turns = [one for one in ready if one.owner.tenant not in ahead]
+        for sequence in turns:
+            if sequence.is_admitted and sequence.num_missing <= min(FEW_POSITIONS, budget):
+                budget -= take(sequence, sequence.num_missing)
+        if shares and not ahead and (room := room_of(len(shares))) is not None:
+            budget = min(budget, max(BLOCK_TOKENS, room))
+        for sequence in turns:
+            if budget <= 0:
+                break
+            if sequence.is_running or not (sequence.is_admitted or self._admit(sequence)):
+                continue
+            budget -= take(sequence, min(sequence.num_missing, budget))
+        return tuple(shares)
 
     def computed(self, share: Share) -> None:
         """A step is done: count it, and make its full blocks known."""
         sequence = share.sequence
+        sequence.is_running = False
         tenant = sequence.owner.tenant
         cost = share.num_tokens * (OUTPUT_WEIGHT if share.num_tokens == 1 else 1.0)
         self._served[tenant] += cost / self._weights.get(tenant, 1.0)
@@ -191,21 +215,12 @@ class Scheduler:
             num_known = 0 if sequence.is_tail else sequence.num_computed // BLOCK_TOKENS
             assert len(sequence.digests) == num_known
             assert sequence.is_admitted or not sequence.blocks
+            assert sequence.is_admitted or not sequence.is_running
         assert sum(sequence.is_admitted for sequence in self._sequences) <= self._max_sequences
-
-    def _begin_level(self, tenant: str) -> None:
-        """Who comes back after a rest begins a step before the others at most: credit cannot be saved up."""
-        active = {other.owner.tenant for other in self._sequences if not other.is_parked}
-        if tenant not in active:
-            # With nobody there the floor is that of the last ones: who comes next does not begin at nought, or whoever
-            # had the service to himself before would wait until the other has had as much.
-            least = min((self._served[other] for other in active), default=self._floor)
-            credit = min(least, float(self._step_tokens))
-            self._served[tenant] = max(self._served.get(tenant, 0.0), least - credit)
 
     def _urgency(self, sequence: Sequence) -> tuple[float, float, int]:
         owner = sequence.owner
-        return self._served.get(owner.tenant, 0.0), owner.deadline_s, sequence.number
+        return self._served[owner.tenant], owner.deadline_s, sequence.number
 
     def _admit(self, sequence: Sequence) -> bool:
         if not self._has_slot(sequence):
@@ -247,11 +262,11 @@ class Scheduler:
         ids = sequence.ids[at * BLOCK_TOKENS : (at + 1) * BLOCK_TOKENS]
         return self._digests.following(before, ids)
 
-    def _make_room(self, sequence: Sequence, length: int, planned: set[int]) -> bool:
+    def _make_room(self, sequence: Sequence, length: int) -> bool:
         """Give a sequence the blocks for ``length`` positions, at the cost of less urgent ones if need be."""
         needed = sequence.blocks_for(length)
         while self.pool.num_available < needed:
-            victim = self._victim(sequence, planned)
+            victim = self._victim(sequence)
             if victim is None:
                 return False
             self._give_back(victim)
@@ -260,11 +275,11 @@ class Scheduler:
         sequence.blocks.extend(self.pool.allocate() for _ in range(needed))
         return True
 
-    def _victim(self, sequence: Sequence, planned: set[int]) -> Sequence | None:
+    def _victim(self, sequence: Sequence) -> Sequence | None:
         holders = [
             other
             for other in self._sequences
-            if other.blocks and other is not sequence and id(other) not in planned
+            if other.blocks and other is not sequence and not other.is_running
         ]
         if idle := [other for other in holders if other.is_parked]:
             return min(idle, key=lambda other: other.number)
@@ -282,4 +297,4 @@ class Scheduler:
         sequence.digests.clear()
         sequence.num_computed = 0
         sequence.rows = None
-        sequence.is_admitted = False
+        sequence.is_admitted = sequence.is_running = False

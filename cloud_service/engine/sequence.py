@@ -92,6 +92,7 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list, repr=False)  # of its full, computed blocks
     is_admitted: bool = False  # it holds a slot; False: it has no blocks
     is_parked: bool = False  # it has no work and only keeps its place
+    is_running: bool = False  # a step is planned with it and not yet done: nobody else touches it
     rows: Rows | None = field(default=None, repr=False)  # wanted ones, of earlier steps
 
     @property

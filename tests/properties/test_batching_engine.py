@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from cloud_service.engine.batching import BatchingEngine, EngineLimits
 from cloud_service.engine.job import Job, JobEnd, JobOutcome
+from cloud_service.engine.sequence import Owner, Rows, Sequence
 from cloud_service.engine.serial import SerialEngine
 from partition.generation.sampling import SamplingRule
 from tests.tiny_models import make_folder
@@ -84,13 +86,36 @@ def serial(folder: Path) -> Iterator[SerialEngine]:
     engine.close()
 
 
+class Arrivals:
+    """What comes while a layer of a step is computed, one a layer: the module calls this on the engine's thread."""
+
+    def __init__(self, module: Any) -> None:
+        self.due: list[Callable[[], object]] = []
+        for layer in module.model.layers:
+            layer.register_forward_pre_hook(self._on_layer)
+
+    def _on_layer(self, module: Any, arguments: Any) -> None:
+        if self.due:
+            self.due.pop(0)()
+
+
 @pytest.fixture(scope="module")
-def batching(folder: Path) -> Iterator[BatchingEngine]:
+def module(folder: Path) -> Any:
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def arrivals(module: Any) -> Arrivals:
+    return Arrivals(module)
+
+
+@pytest.fixture(scope="module")
+def batching(module: Any) -> Iterator[BatchingEngine]:
     """So little memory that sequences push each other out all the time."""
     limits = EngineLimits(
         max_waiting=1000, max_sequences=6, step_tokens=24, kv_bytes=24 * KV_BLOCK_BYTES, threads=1
     )
-    engine = BatchingEngine(load(folder), limits)
+    engine = BatchingEngine(module, limits)
     yield engine
     engine.close()
     engine.check_integrity()
@@ -127,12 +152,14 @@ REQUESTS = st.fixed_dictionaries(
             ).map(tuple),
         ),
         "hang_up_after": st.one_of(st.none(), st.none(), st.integers(1, 10)),
+        # Layers of steps between the one before it and this; None: it is there from the beginning.
+        "layers_later": st.one_of(st.none(), st.integers(0, 9)),
     }
 )
 
 
 def submit(engine: Any, request: dict[str, Any], *, patient: bool = False) -> Job:
-    fields = dict(request)
+    fields = {key: value for key, value in request.items() if key != "layers_later"}
     hang_up_after = fields.pop("hang_up_after")
     listener = Listener(hang_up_after=None if patient else hang_up_after)
     job = make_job(fields.pop("prompt"), listener=listener, **fields)
@@ -147,11 +174,28 @@ def submit(engine: Any, request: dict[str, Any], *, patient: bool = False) -> Jo
 )
 @given(st.lists(REQUESTS, min_size=1, max_size=12))
 def test_a_batch_equals_each_of_its_members_alone(
-    batching: BatchingEngine, serial: SerialEngine, requests: list[dict[str, Any]]
+    batching: BatchingEngine,
+    arrivals: Arrivals,
+    serial: SerialEngine,
+    requests: list[dict[str, Any]],
 ) -> None:
-    together = [submit(batching, request) for request in requests]
-    results = [listener_of(job) for job in together]
-    for request, result in zip(requests, results, strict=True):
+    jobs: dict[int, Job] = {}
+
+    def come(at: int) -> None:
+        jobs[at] = submit(batching, requests[at])
+
+    due: list[Callable[[], object]] = []
+    for at, request in enumerate(requests):
+        if request["layers_later"] is not None:
+            due += [lambda: None] * request["layers_later"] + [functools.partial(come, at)]
+    arrivals.due = due
+    for at, request in enumerate(requests):
+        if request["layers_later"] is None:
+            come(at)
+    while arrivals.due:  # some of them may come when there is nothing else
+        listener_of(submitted(batching, make_job((1,), tenant="c")))
+    for at, request in enumerate(requests):
+        result = listener_of(jobs[at])
         alone = listener_of(submit(serial, request, patient=True))
         assert result.outcome is not None
         assert alone.outcome is not None
@@ -231,6 +275,84 @@ def test_a_flooding_tenant_does_not_hold_up_another(folder: Path) -> None:
     engine.close()
     outcomes = [listener_of(job).outcome for job in flood]
     assert {outcome.end for outcome in outcomes if outcome} <= {JobEnd.CLOSED, JobEnd.LENGTH}
+
+
+def test_a_prompt_of_another_tenant_does_not_wait_for_the_step_that_runs(folder: Path) -> None:
+    module = load(folder)
+    arrivals, said = Arrivals(module), []
+    engine = BatchingEngine(
+        module, EngineLimits(step_tokens=32, kv_bytes=400 * KV_BLOCK_BYTES, threads=1)
+    )
+
+    class Hearing(Listener):
+        def on_token(self, token_id: int) -> bool:
+            assert self.job is not None
+            said.append(self.job.tenant)
+            return super().on_token(token_id)
+
+    num_layers = len(module.model.layers)
+    flood = [
+        make_job((at,) * 20, tenant="flood", max_output_tokens=60, listener=Hearing())
+        for at in range(3)
+    ]
+    quiet = make_job(tuple(range(50)), tenant="quiet", max_output_tokens=5, listener=Hearing())
+    before: list[int] = []
+
+    def come() -> None:
+        before.append(len(said))
+        engine.submit(quiet)
+
+    engine.call(lambda: setattr(arrivals, "due", [lambda: None] * (30 * num_layers + 1) + [come]))
+    for job in flood:
+        engine.submit(job)
+    results = [listener_of(job).tokens for job in (*flood, quiet)]
+    # Its prompt takes two steps; both are inserted into the one that it met in its second layer.
+    assert said[before[0]] == "quiet"
+    assert 0 < before[0] < len(said) - 10
+    engine.close()
+    engine.check_integrity()
+    alone = BatchingEngine(load(folder), EngineLimits(kv_bytes=400 * KV_BLOCK_BYTES, threads=1))
+    for job, tokens in zip((*flood, quiet), results, strict=True):
+        again = make_job(job.prompt_ids, max_output_tokens=job.max_output_tokens)
+        assert listener_of(submitted(alone, again)).tokens == tokens
+    alone.close()
+
+
+def test_what_a_step_computes_is_not_changed_in_its_middle(folder: Path) -> None:
+    module = load(folder)
+    arrivals = Arrivals(module)
+    engine = BatchingEngine(module, EngineLimits(kv_bytes=64 * KV_BLOCK_BYTES, threads=1))
+    seen: list[tuple[str, bool]] = []
+    done = threading.Event()
+
+    class Parks:
+        """Has one row computed, then keeps its place."""
+
+        reads_logits = False
+
+        def on_rows(self, rows: Rows) -> None:
+            return None
+
+        def on_end(self, end: JobEnd) -> None:
+            done.set()
+
+    owner = Owner(tenant="a", deadline_s=float("inf"), arrived_s=0.0)
+    sequences: list[Sequence] = []
+
+    def look(what: str) -> None:
+        seen.append((what, sequences[0].is_running))
+
+    def come() -> None:
+        engine.call(lambda: look("another's"))
+        engine.call(lambda: look("its own"), lambda: sequences[0])
+        engine.call(lambda: look("later"))  # in order of arrival, whatever it is for
+        engine.call(lambda: setattr(owner, "is_wanted", False))
+
+    arrivals.due = [lambda: None, come]
+    engine.call(lambda: sequences.append(engine.add_sequence(owner, Parks(), (1, 2, 3), 1)))
+    assert done.wait(60)
+    assert seen == [("another's", True), ("its own", False), ("later", False)]
+    engine.close()
 
 
 def test_a_passed_deadline_ends_waiting_and_running_jobs(folder: Path) -> None:

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cloud_service.engine.kv_blocks import BlockPool
-from cloud_service.engine.scheduler import Scheduler
+from cloud_service.engine.scheduler import Scheduler, Share
 from cloud_service.engine.sequence import Owner, Rows, Sequence
 
 NUM_BLOCKS = 8
 MAX_TOKENS = NUM_BLOCKS * 16
+ARRIVALS = st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(1, 40)), max_size=2)
 
 
 class Nothing:
@@ -55,8 +56,29 @@ class SchedulerMachine(RuleBasedStateMachine):
         shares = self.scheduler.plan()
         working = [one for one in self.scheduler.sequences if not one.is_parked]
         assert bool(shares) == bool(working)  # whoever is most urgent always runs
+        self.check(shares)
+        for tenant, length in data.draw(ARRIVALS):  # while it runs
+            self.add(tenant, length, 0, 1)
+            for _ in range(100):
+                inserted = self.scheduler.plan_inserted()
+                if not inserted:
+                    break
+                of_step = {id(share.sequence) for share in shares}
+                assert not of_step & {id(share.sequence) for share in inserted}
+                self.check(inserted)
+                self.scheduler.check_integrity()
+                self.finish(inserted, grow, data)
+            else:
+                raise AssertionError("one tenant alone could hold a step up for ever")
+            self.check_room(shares)
+        self.finish(shares, grow, data)
+
+    def check(self, shares: tuple[Share, ...]) -> None:
         assert len({id(share.sequence) for share in shares}) == len(shares)
         assert sum(share.num_tokens for share in shares) <= 20
+        self.check_room(shares)
+
+    def check_room(self, shares: tuple[Share, ...]) -> None:
         for share in shares:
             sequence = share.sequence
             assert 0 < share.num_tokens <= sequence.num_missing
@@ -64,6 +86,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             for at in range(sequence.num_computed, sequence.num_computed + share.num_tokens):
                 # What is written must be this sequence's alone, and nobody may know it by its content.
                 assert not self.scheduler.pool.is_shared(sequence.blocks[at // 16])
+
+    def finish(self, shares: tuple[Share, ...], grow: bool, data: st.DataObject) -> None:
+        for share in shares:
+            sequence = share.sequence
             self.scheduler.computed(share)
             if sequence.num_missing == 0:
                 if grow and len(sequence.ids) < MAX_TOKENS:
