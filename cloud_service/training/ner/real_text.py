@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cloud_service.training.ner.corpus import Note, joined
+from partition.text.months import MONTHS
 
 _PERSON, _LOCATION, _ORGANIZATION, _UNSURE = "PERSON", "LOCATION", "ORGANIZATION", "?"
 _CONLL = {
@@ -21,9 +22,9 @@ _CONLL = {
     "creative-work": _UNSURE, "MISC": _UNSURE, "NPROP": _UNSURE, "NUM": _UNSURE,
 }  # fmt: skip
 _SENTENCES_A_NOTE = 4
-_DIGITS_OR_MONTH = re.compile(
-    r"\d|^(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Fev|Abr|Mai|Ago|Set|Out|Dez)[a-zç]{0,6}\W*$"
-    r"|^(?:janeiro|fevereiro|março|abril|maio|junho|julho|agosto|setembro|outubro|novembro|dezembro)\W*$"
+_MONTH_BEGINNINGS = sorted({name[:3].capitalize() for names in MONTHS.values() for name in names})
+_DIGITS_OR_MONTH = re.compile(  # in Portuguese a month is written small
+    rf"\d|^(?:{'|'.join(_MONTH_BEGINNINGS)})[a-zç]{{0,6}}\W*$|^(?:{'|'.join(MONTHS['pt'])})\W*$"
 )
 _NOTE_CHARACTERS = 1500
 _MAYBE = re.compile(

@@ -177,8 +177,7 @@ def train(
     rng = random.Random(seed)  # noqa: S311 - no secret
     model = Tagger(len(vocabulary))
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARN_RATE, weight_decay=0.01)
-    weight = torch.ones(len(LABELS))
-    loss_of = torch.nn.CrossEntropyLoss(ignore_index=_IGNORED, weight=weight)
+    loss_of = torch.nn.CrossEntropyLoss(ignore_index=_IGNORED)
     cache: dict[str, tuple[int, tuple[int, ...]]] = {}
     real = [_example(note, vocabulary, cache) for note in sources.real]
     abstracts = [_example(note, vocabulary, cache) for note in sources.biomedical]
@@ -290,7 +289,7 @@ def _batches(examples: Sequence[Example]) -> Iterator[list[Example]]:
 def _padded(
     batch: Sequence[Example],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    length = max(1, *(len(e.words) for e in batch)) if len(batch) > 1 else len(batch[0].words) or 1
+    length = max(1, *(len(example.words) for example in batch))
     words = torch.zeros(len(batch), length, dtype=torch.int64)
     gram_rows = torch.zeros(len(batch), length, GRAMS, dtype=torch.int64)
     looks = torch.zeros(len(batch), length, dtype=torch.int64)
