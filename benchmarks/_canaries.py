@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edge_agent.anonymize.alignment import align
 
-_SYLLABLES = "bra vel kor min tas dru fen gol hir jas lum nep oro pel qua rin sto tul vax wen yor zed cham bli ester onda ulfi".split()  # fmt: skip
+_SYLLABLES = "bra vel kor min tas dru fen gol hir jas lum nep oro pel qua rin sto tul vax wen yor zed cham bli ester onda ulfi".split()
 _CYRILLIC = str.maketrans("aeopcxABEKMHOPCTX", "аеорсхАВЕКМНОРСТХ")
 _WIDE = str.maketrans("0123456789", "０１２３４５６７８９")
 _MIN = 6  # letters or digits: shorter ones stand in ordinary words

@@ -50,4 +50,4 @@ CLEAN = (
     "ENT: Weber midline, Rinne positive. Dix-Hallpike left positive, Epley done. Mallampati III, Friedman II. Cottle positive on the right. Waters view clear. Haller cell. Caldwell-Luc and Messerklinger discussed. Afrin, Nasacort, Zyrtec.",
     "Ophthalmology: VA 20/40 OD, 20/25 OS. IOP 14/16 by Goldmann. Fuchs dystrophy, Krukenberg spindle, Weiss ring OD. Humphrey 24-2 reliable. Snellen chart. Lucentis given. Xalatan, Cosopt, Alphagan. Amsler grid at home. Schirmer and Tensilon tests pending.",
     "Dental and maxillofacial: Le Fort II fracture, Guérin sign. Erich arch bars. Champy miniplates. Trismus, MIO 22 mm. Panorex reviewed. Peridex rinse. Augmentin 875 mg. Soft diet for six weeks. Angle class II.",
-)  # fmt: skip
+)

@@ -15,7 +15,7 @@ FAMILY = {
     + ["da Silva", "dos Santos", "de Souza", "do Amaral", "das Neves", "e Silva"],
     "zh": [*"王李张刘陈杨黄赵吴周徐孙马朱胡郭何林高罗郑梁谢宋唐许韩冯邓曹", "欧阳", "司徒", "诸葛", *"覃麦区佘仇费"],
 }  # fmt: skip
-GIVEN_ZH = "建国 秀英 桂兰 淑珍 志强 丽华 子涵 梓萱 浩然 雨桐 欣怡 俊杰 海燕 国庆 晓明 思远 一诺 沐宸 若曦 博文 婷婷 雪梅 德福 金花 玉芬 凤霞 伟 静 敏 磊 洋 艳 超 霞 平 刚 红 英 明 华".split()  # fmt: skip
+GIVEN_ZH = "建国 秀英 桂兰 淑珍 志强 丽华 子涵 梓萱 浩然 雨桐 欣怡 俊杰 海燕 国庆 晓明 思远 一诺 沐宸 若曦 博文 婷婷 雪梅 德福 金花 玉芬 凤霞 伟 静 敏 磊 洋 艳 超 霞 平 刚 红 英 明 华".split()
 CITIES = {
     "en": "Chattanooga Poughkeepsie Albuquerque Wolverhampton Kettering Scunthorpe Winnipeg Saskatoon Wollongong Tallahassee Spokane Boise Duluth Shreveport Yonkers Fresno".split()
     + ["Baton Rouge", "Sioux Falls", "Eau Claire", "Milton Keynes", "Fort Wayne", "Cedar Rapids"],

@@ -19,7 +19,7 @@ TEMPLATES = {
     "dump": "(0008,0080) LO [{org}] # InstitutionName\n(0008,0090) PN [{2.dicom_mixed}] # ReferringPhysicianName\n(0008,1030) LO [TC TORAX COM CONTRASTE] # StudyDescription\n(0010,0010) PN [{1.dicom}] # PatientName\n(0010,0020) LO [{mrn}] # PatientID\n(0010,0030) DA [{da}] # PatientBirthDate\n(0018,0015) CS [TORAX] # BodyPartExamined\n(0018,1000) LO [{serial}] # DeviceSerialNumber",
     "tecnico": "OS aberta por {1.full}, {org}. Tomógrafo nº de série {serial}, host {host}, IP {ip}. Técnico {2.giv} {2.fam} trocou o tubo em {date}. Contato {phone}.",
     "psico": "{1.giv}, {age} anos, refere conflitos com o ex-marido {2.giv} e a sogra {3.giv}. Mora na {street}, {city}. Trabalha na {org}. Retorno {date} com {4.full}.",
-}  # fmt: skip
+}
 
 CLEAN = (
     "Paciente em regular estado geral, descorada 2+/4+, desidratada, taquipneica, afebril. Murmúrio vesicular reduzido na base direita com estertores finos. Abdome globoso, timpânico, Piparote negativo, Traube livre. Edema 3+/4+ em membros inferiores, Godet positivo. Homans negativo.",
@@ -34,4 +34,4 @@ CLEAN = (
     "ok, vou repetir a sequência. o paciente mexeu muito no flair. contraste acabou, pedi mais gadolínio. a bobina de joelho ta com defeito, usa a flex. próximo é rm de ombro",
     "Escalas: Glasgow 14, Braden 13, Morse 55, Ramsay 3, RASS -2, Katz F, Lawton 9, Mini-Mental 19/30, Barthel 45, GDS 7, Fugulin 24. Decúbito elevado 30°. Coxins em calcâneos. Curativo com Dersani e Kollagenase.",
     "Modalidade: CT; Fabricante: Toshiba; Modelo: Aquilion; Descrição: Abdome Total; Protocolo: Abdome Trifásico; Espessura 5 mm; kVp 120; mAs 210; Kernel FC08; Contraste: Iopamiron 370, 90 ml a 3 ml/s; DLP 640.",
-)  # fmt: skip
+)

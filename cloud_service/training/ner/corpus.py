@@ -69,9 +69,7 @@ class NoteMaker:
     def notes(self, count: int, *, seed: int) -> Iterator[Note]:
         """Notes of one to nine sentences, a third of them without identifiers, in running, lower and upper case."""
         rng = random.Random(seed)  # noqa: S311 - no secret
-        values = Values(
-            rng, self._names, self._language, self._given, self._family, self._common
-        )  # fmt: skip
+        values = Values(rng, self._names, self._language, self._given, self._family, self._common)
         for _ in range(count):
             yield self._note(rng, values)
 

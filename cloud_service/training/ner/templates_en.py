@@ -116,4 +116,4 @@ RECORDS = (
     "- {w}\n- {W} {w}\n- {w} {2} mg\n- {W}\n* {W} {w}, {w}\n* {w}: {w}\n1) {W}\n2) {w} {w}\n3) {W} {W}",
     "{W}: {w}\n{W} {W}: {W}\n{W}: {W} {w}\n{W} {w}: {2} {w}\n{W} {W} {W}: {W}, {W}\nPatient: {P}\n{W}: {W}",
     "TRIAGE NOTE\nNAME: {L}, {F}\nCC: {w} {w}\nVS: BP {3}/{2} HR {2}\nMODE OF ARRIVAL: {W}\nRN: {F} {L}\nPMH: {w}, {w}\nMEDS: {W}, {W}, {W} {2} mg\nALLERGIES: {W}\nPCP: {L}",
-)  # fmt: skip
+)

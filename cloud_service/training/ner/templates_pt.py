@@ -65,4 +65,4 @@ RECORDS = (
     "- {w}\n- {W} {w}\n- {w} {2} mg\n- {W}\n* {W} {w}, {w}\n* {w}: {w}\n1) {W}\n2) {w} {w}\n3) {W} de {w}",
     "{W}: {w}\n{W} de {w}: {W}\n{W}: {W} {w}\n{W} {w}: {2} {w}\n{W} {W}: {W}, {W}\nPaciente: {P}\n{W}: {W}",
     "(0008,0060) CS [CT] # Modalidade\n(0008,0080) LO [{O}] # InstitutionName\n(0008,0090) PN [{C}] # ReferringPhysicianName\n(0008,1030) LO [{W} {w}] # StudyDescription\n(0010,0010) PN [{C}] # PatientName\n(0010,0020) LO [{N}] # PatientID\n(0018,0015) CS [{W}] # BodyPartExamined\n(0018,1030) LO [{W} {W}] # ProtocolName",
-)  # fmt: skip
+)
