@@ -11,8 +11,10 @@ from click.testing import CliRunner
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edge_agent import EdgeAgent, Route
+from edge_agent.assembly import KEY_FILE
 from edge_agent.batch import run_batch
 from edge_agent.cli import edge_agent
+from edge_agent.keystore import KEY_BYTES
 from partition.calibration.records import read_records
 from partition.cli import partition
 from tests.tiny_models import make_folder
@@ -25,6 +27,8 @@ labels = ["normal", "abnormal"]
 template = "{text}"
 """
 
+# The device's key decides which forty records the head learns from, and the head of a model this small hangs on them.
+DEVICE_KEY = bytes([4]) * KEY_BYTES
 NORMAL, ABNORMAL = " ".join(["w7"] * 8), " ".join(["w8"] * 8)
 ASKED = f"clear lungs {NORMAL}"
 
@@ -40,6 +44,9 @@ def device(folder: Path) -> Path:
     (folder / "tasks").mkdir()
     (folder / "tasks" / "cxr.toml").write_text(TASK)
     (folder / "heads").mkdir()
+    (folder / "state").mkdir(mode=0o700)
+    (folder / "state" / KEY_FILE).write_bytes(DEVICE_KEY)
+    (folder / "state" / KEY_FILE).chmod(0o600)
     path = folder / "edge.toml"
     path.write_text(
         f'state_folder = "{folder / "state"}"\ncache_folder = "{folder / "cache"}"\n'
@@ -97,9 +104,11 @@ def test_from_labelled_texts_to_a_judged_audit(config: Path) -> None:
     after = read_records(record(config, "second.jsonl"))
     assert after[0].setup != before[0].setup  # a certificate from before is void
     assert sum(item.was_learned for item in after) == 40
-    # A random model and the device's own random key, which says what the forty are: what the head says of others is chance.
-    learned = [item.is_right for item in after if item.was_learned]
-    assert sum(learned) / len(learned) > sum(item.is_right for item in before) / len(before)
+    fresh = [item for item in after if not item.was_learned]
+    # A random model, forty examples: better than before, and no more is asked of it here.
+    assert sum(item.is_right for item in fresh) / len(fresh) > 0.1 + sum(
+        item.is_right for item in before
+    ) / len(before)
 
     with EdgeAgent.from_config(config) as agent:
         answer = agent.ask(ASKED)
