@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.errors import ConfigError
+from edge_agent.sync.device_name import device_id_of, load_certificate
+from partition.store.durable import create_private, sync_folder
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -105,14 +106,12 @@ class IdentityFolder:
         Raises:
             ConfigError: It is not for that key, or is of no device; or the folder cannot be written. What was in use stays.
         """
-        from edge_agent.sync.device_name import device_id_of
-
         pending = self.root / _PENDING
         with _told(self.root):
             _write(pending / _CERTIFICATE, certificate_pem)
             _write(pending / _AUTHORITY, authority_pem)
         try:
-            certificate = _load_certificate(pending / _CERTIFICATE)
+            certificate = load_certificate(pending / _CERTIFICATE)
             fits = certificate.public_key() == _load_key(pending / _KEY).public_key()
         except (OSError, ValueError) as error:
             raise ConfigError(
@@ -130,7 +129,7 @@ class IdentityFolder:
             link.unlink(missing_ok=True)
             link.symlink_to(home.name)
             link.replace(self.root / _CURRENT)
-            _sync_folder(self.root)
+            sync_folder(self.root)
             for path in self.root.iterdir():
                 if path.is_dir() and not path.is_symlink() and path not in (home, before):
                     shutil.rmtree(path, ignore_errors=True)
@@ -155,7 +154,7 @@ class IdentityFolder:
 
     def _certificate(self) -> x509.Certificate:
         try:
-            return _load_certificate(self.certificate)
+            return load_certificate(self.certificate)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{self.certificate}: cannot be read as a certificate; run `edge-agent enrol`"
@@ -164,12 +163,6 @@ class IdentityFolder:
     def _home(self) -> Path | None:
         link = self.root / _CURRENT
         return self.root / link.readlink() if link.is_symlink() else None
-
-
-def _load_certificate(path: Path) -> x509.Certificate:
-    from cryptography import x509
-
-    return x509.load_pem_x509_certificates(path.read_bytes())[0]
 
 
 def _load_key(path: Path) -> EllipticCurvePrivateKey:
@@ -184,19 +177,7 @@ def _load_key(path: Path) -> EllipticCurvePrivateKey:
 
 def _write(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    create_private(path, content)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from edge_agent.errors import KeyStoreError
+from partition.store.durable import create_private, sync_folder
 
 KEY_BYTES = 32
 CONTEXT = b"tandem/device/v1/"  # first part of every HKDF info
@@ -80,27 +81,15 @@ def _create(path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(KEY_BYTES))
-                file.flush()
-                os.fsync(descriptor)
+            create_private(temporary, secrets.token_bytes(KEY_BYTES))
             os.link(temporary, path)  # unlike rename, fails when another process was first
         finally:
-            temporary.unlink()
-        _sync_folder(path.parent)
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
     except FileExistsError:
         return
     except OSError as error:
         raise KeyStoreError(
             f"{path}: the key file cannot be made ({error.strerror}); give a folder that may be written"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

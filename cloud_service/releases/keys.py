@@ -7,7 +7,6 @@ anywhere. A holder signs a staged metadata file and hands over only a small sign
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import CanonicalJSONSerializer
 
 from cloud_service.errors import ReleaseKeyError
+from partition.store.durable import create_private
 
 PRIVATE_SUFFIX = ".pem"
 PUBLIC_SUFFIX = ".pub.json"
@@ -44,12 +44,9 @@ def make_key(folder: Path, name: str, passphrase: str | None = None) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{name}{PRIVATE_SUFFIX}"
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        create_private(path, pem)
     except FileExistsError as error:
         raise ReleaseKeyError(f"{path}: there is a key already; choose another name") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
-        os.fsync(file.fileno())
     public = folder / f"{name}{PUBLIC_SUFFIX}"
     document = {"keyid": signer.public_key.keyid, **signer.public_key.to_dict()}
     public.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -40,6 +40,7 @@ from cloud_service.errors import RepositoryError
 from cloud_service.releases.keys import add_signatures, load_metadata
 from cloud_service.releases.roles import DIRECTOR, releases_of
 from partition.release.desired import Desired, desired_path, parse_desired
+from partition.store.durable import sync_folder
 
 NAME_PATTERN = re.compile(r"(\d{1,9}\.)?[a-z0-9_-]{1,64}\.json")
 DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
@@ -168,7 +169,7 @@ class ReleaseRepository:
             os.fsync(file.fileno())
         Path(file.name).chmod(0o644)
         Path(file.name).replace(folder / digest.hexdigest())
-        _sync_folder(folder)
+        sync_folder(folder)
         return digest.hexdigest()
 
     def stage(self, metadata: Metadata[Any]) -> Path:
@@ -380,12 +381,4 @@ def _write(path: Path, metadata: Metadata[Any]) -> None:
         os.fsync(file.fileno())
     Path(file.name).chmod(0o644)
     Path(file.name).replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from cloud_service.errors import PkiError
+from partition.store.durable import create_private
 
-_OWNER_ONLY = 0o600
 _FOLDER_OWNER_ONLY = 0o700
 
 
@@ -19,11 +18,7 @@ def write_private(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(mode=_FOLDER_OWNER_ONLY, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        create_private(path, content)
     except FileExistsError as error:
         raise PkiError(f"{path}: exists already and is never overwritten; name another") from error
     except OSError as error:

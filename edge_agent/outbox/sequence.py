@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sqlite3
 from pathlib import Path
+
+from partition.store.durable import write_durably
 
 SEQ_BLOCK = 256  # sequence numbers promised at a time in the mark file
 
@@ -80,12 +81,7 @@ class Sequence:
         self._meta.write("reserved", str(self._reserved).encode())
         opening = (self._meta.read("opening") or b"").decode()
         mark = {"epoch": self.epoch, "reserved": self._reserved, "opening": opening}
-        temporary = self._mark_path.with_name(self._mark_path.name + ".new")
-        with temporary.open("w", encoding="ascii") as file:
-            json.dump(mark, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._mark_path)
+        write_durably(self._mark_path, json.dumps(mark).encode("ascii"))
 
     def _read_mark(self) -> dict[str, str | int] | None:
         try:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from partition.store.durable import write_durably
+
 CHUNK_BYTES = 1 << 20  # what is held in memory at a time
 
 
@@ -121,26 +123,6 @@ class Assembly:
     def _write_journal(self) -> None:
         lines = "".join(json.dumps(asdict(record)) + "\n" for record in self._records)
         write_durably(self._journal, lines.encode())
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace a small file in one step that survives a power cut."""
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_chunks(path: Path) -> Iterable[bytes]:

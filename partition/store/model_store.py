@@ -30,8 +30,9 @@ from partition.errors import (
     WrongHashError,
 )
 from partition.progress_bar import ProgressBar
-from partition.store.assembly import files_below, hash_file, hash_folder, sync_folder, write_durably
+from partition.store.assembly import files_below, hash_file, hash_folder
 from partition.store.catalog import CATALOG, HubFile, ModelEntry, Wheels, load_catalog
+from partition.store.durable import sync_folder, write_durably
 from partition.store.hub_download import download_from_hub
 from partition.store.local_folder import copy_from_folder
 from partition.store.staging import SourceError, Staging
