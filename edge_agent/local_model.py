@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from partition.generation.generation import Generator, Prefill
+    from partition.generation.generation import Generator
+    from partition.generation.prefill import Prefill
     from partition.stages.onnx_stage import OnnxStage
     from partition.stages.stage_range import Precision
     from partition.text.tokenizer import Tokenizer
@@ -141,7 +142,7 @@ class LocalModel:
             RequestStoppedError: ``cancel`` was set before the answer began.
             ModelFileError: The chat template refuses the order of the roles.
         """
-        from partition.generation.generation import StoppedError
+        from partition.generation.reading import StoppedError
 
         prompt = self._tokenizer.chat.render(messages)
         ids = self._tokenizer.encode(prompt, with_specials=True)
@@ -188,7 +189,7 @@ class LocalModel:
         self, ids: Sequence[int], task: Task, cancel: threading.Event | None
     ) -> LocalAnswer:
         candidates = self._label_ids(task)
-        choice = self._generator.choose(ids, candidates, cancel=cancel)
+        choice = self._generator.reader.choose(ids, candidates, cancel=cancel)
         sums = [sum(log_probabilities) for log_probabilities in choice.scores]
         best = max(range(len(sums)), key=sums.__getitem__)  # the first of equals
         return LocalAnswer(

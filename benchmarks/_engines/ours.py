@@ -60,7 +60,7 @@ class Ours:
     ) -> float:
         self._generator.prefill([*fixed, *rest[:1]])
         start = time.perf_counter()
-        self._generator.choose([*fixed, *rest], labels)
+        self._generator.reader.choose([*fixed, *rest], labels)
         return time.perf_counter() - start
 
     def verdicts(
@@ -76,7 +76,7 @@ class Ours:
         start = time.perf_counter()
         for at in range(0, len(prompts), batch):
             some = prompts[at : at + batch]
-            self._generator.choose_many(some, [labels] * len(some))
+            self._generator.reader.choose_many(some, [labels] * len(some))
         return time.perf_counter() - start
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from partition.generation.label_tree import LabelTree
-
-if TYPE_CHECKING:
-    from partition.generation.generation import Prefill
+from partition.generation.prefill import Prefill
 
 Floats = npt.NDArray[np.float32]
 

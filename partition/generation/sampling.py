@@ -118,3 +118,11 @@ def log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     shifted = shifted - shifted.max(axis=-1, keepdims=True)
     result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
+
+
+def log_probability(logits: npt.NDArray[Any], token: int) -> float:
+    """Natural logarithm of one token's probability, ``logits`` of shape ``(vocab_size,)``; as :func:`log_softmax` has it."""
+    shifted = np.asarray(logits, np.float64)
+    shifted = shifted - shifted.max()
+    found = shifted[token]
+    return float(found - np.log(np.exp(shifted, out=shifted).sum()))

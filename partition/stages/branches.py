@@ -53,11 +53,6 @@ class Branches:
             depths[start:end] = np.arange(end - start) + (depths[parent] + 1 if parent >= 0 else 0)
         return cls(base_len, depths, sees, starts[1] if len(starts) > 1 else count)
 
-    def path(self, end: int) -> npt.NDArray[np.int64]:
-        """Where the keys and values of a path lie: the cached positions, then those that lead to ``end``."""
-        new = np.flatnonzero(self.sees[end])
-        return np.concatenate((np.arange(self.base_len), self.base_len + new))
-
     def positions(self, start: int, end: int) -> npt.NDArray[np.int64]:
         """Where new positions ``[start, end)`` stand in their own path, ``(1, end - start)``."""
         return (self.base_len + self.depths[start:end])[None]

@@ -69,7 +69,7 @@ class CacheRows:
         """Give a session a cache of its own; its row is free."""
         row, length = self._sessions.index(session), self.lengths[session]
         cache = KVCache(self._spec, self._stage, max_tokens=self._max_tokens)
-        cache.fill(lambda name: self._arrays[name][row], slice(0, length), length)
+        cache.fill(lambda name: self._arrays[name][row], length)
         self.drop(session)
         return cache
 

@@ -12,7 +12,6 @@ from partition.stages.stage_range import StageRange
 from partition.weights.spec import ModelSpec
 
 Floats = npt.NDArray[np.float32]
-Positions = slice | npt.NDArray[np.int64]
 
 _STEP_TOKENS: Final = 64  # positions by which buffers grow
 _ANSWER_TOKENS: Final = 64
@@ -45,18 +44,17 @@ class KVCache:
         self._make_room(num_tokens)
         self.binding = bound(session, outputs, self.arrays)
 
-    def fill(self, part: Callable[[str], Floats], positions: Positions, length: int) -> None:
-        """Hold copies of another cache's positions, and nothing else; they are bound when they are first used.
+    def fill(self, part: Callable[[str], Floats], length: int) -> None:
+        """Hold copies of another cache's first positions, and nothing else; they are bound when they are first used.
 
         Args:
             part: By name of the graph's input, ``(kv_heads, capacity, head_dim)`` of the other cache.
-            positions: Which of them.
-            length: How many those are.
+            length: How many positions.
         """
         self.length = 0
         self._make_room(length)
         for name, array in self.arrays.items():
-            array[0, :, :length] = part(name)[:, positions]
+            array[0, :, :length] = part(name)[:, :length]
         self.length = length
 
     def part(self, name: str) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from partition.errors import (
 from partition.stages.branches import Branches
 from partition.stages.cache_rows import CacheRows
 from partition.stages.embedding import TokenEmbedding
-from partition.stages.kv_cache import KVCache, Positions
+from partition.stages.kv_cache import KVCache
 from partition.stages.overflow import products_overflow
 from partition.stages.stage import Floats, StageOutput
 from partition.stages.stage_files import StageFiles, build_stage_files
@@ -143,7 +143,6 @@ class OnnxStage:
         base_len: int,
         parents: Sequence[int],
         rows: npt.NDArray[np.int64] | None = None,
-        keep: Mapping[str, int] | None = None,
     ) -> StageOutput:
         """See :class:`partition.stages.stage.BranchingStage`."""
         if base_len < 1 or len(parents) != len(inputs):
@@ -157,8 +156,6 @@ class OnnxStage:
         branches = Branches.of(parents, base_len=base_len)
         cache = self._cache(session, base_len, len(inputs))
         output = self._in_chunks(cache, inputs, rows, branches)
-        for name, end in (keep or {}).items():
-            self._copy(cache.part, branches.path(end), name)
         cache.length = base_len + branches.first_path
         return output
 
@@ -200,12 +197,15 @@ class OnnxStage:
         self._check_cached(session, length)
         if session == new:
             self.rewind(session, length)
-        elif length < 1:
-            self.forget(new)
-        elif session in self._rows.lengths:
-            self._copy(lambda name: self._rows.part(session, name), slice(0, length), new)
+            return
+        self.forget(new)
+        if length < 1:
+            return
+        cache = self._caches[new] = self._empty_cache()
+        if session in self._rows.lengths:
+            cache.fill(lambda name: self._rows.part(session, name), length)
         else:
-            self._copy(self._caches[session].part, slice(0, length), new)
+            cache.fill(self._caches[session].part, length)
 
     def rewind(self, session: str, length: int) -> None:
         """See :class:`partition.stages.stage.Stage`."""
@@ -252,13 +252,6 @@ class OnnxStage:
 
     def _empty_cache(self) -> KVCache:
         return KVCache(self.spec, self.stage, max_tokens=self.context_tokens)
-
-    def _copy(self, part: Callable[[str], Floats], positions: Positions, new: str) -> None:
-        cache = self._empty_cache()
-        length = positions.stop if isinstance(positions, slice) else len(positions)
-        cache.fill(part, positions, length)
-        self.forget(new)
-        self._caches[new] = cache
 
     def _check_cached(self, session: str, length: int) -> None:
         cached = self.length(session)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,12 +78,10 @@ class BranchingStage(Stage, Protocol):
         base_len: int,
         parents: Sequence[int],
         rows: npt.NDArray[np.int64] | None = None,
-        keep: Mapping[str, int] | None = None,
     ) -> StageOutput:
         """Run a tree of positions behind what is cached; each gets what its path alone would get.
 
-        What stays cached is the first path: the leading positions each of which follows the one before; other paths where they are
-        kept as sessions of their own.
+        What stays cached is the first path: the leading positions each of which follows the one before.
 
         Args:
             session: Whose cache.
@@ -91,8 +89,6 @@ class BranchingStage(Stage, Protocol):
             base_len: As for :meth:`extend`; at least 1.
             parents: Which new position each follows, an index before its own; -1: the last cached one.
             rows: Which of the new positions to put through the head, ascending; None: the last.
-            keep: Sessions to make, each of the cached positions and the path that ends in one new position. What such a
-                session held before is forgotten.
 
         Raises:
             NeedPrefillError: Fewer than ``base_len`` positions are cached; send the prompt again.

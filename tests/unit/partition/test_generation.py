@@ -16,7 +16,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from partition.errors import ContextLengthError
 from partition.generation.choice import Choice
-from partition.generation.generation import Generator, StoppedError
+from partition.generation.generation import Generator
+from partition.generation.reading import StoppedError
 from partition.generation.sampling import SamplingRule
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision
@@ -107,7 +108,7 @@ def test_label_scores_are_those_of_each_label_alone(
 ) -> None:
     labels = [(4, 8, 15), (4, 8, 16), (4, 23), (42,), (15, 16)]
     prefill = generator.prefill(PROMPT)
-    for label, scores in zip(labels, generator.score(prefill, labels), strict=True):
+    for label, scores in zip(labels, generator.reader.score(prefill, labels), strict=True):
         rows = log_softmax(logits_of(reference, [*PROMPT, *label]))[len(PROMPT) - 1 :]
         expected = [rows[at][token] for at, token in enumerate(label)]
         np.testing.assert_allclose(scores, expected, atol=1e-3)
@@ -135,7 +136,7 @@ def test_a_batch_gets_what_each_of_it_gets_alone(
         [(1, 2, 3), (1, 2, 4), (9, 9)],
         [(5, 5), (5, 6)],
     ]
-    choices = generator.choose_many(prompts, labels)
+    choices = generator.reader.choose_many(prompts, labels)
     for one in zip(choices, prompts, labels, strict=True):
         assert_same_choice(*one, reference)
     # What they share was run once, in the run of the first.
@@ -148,7 +149,7 @@ def test_prompts_that_share_nothing_are_a_batch_of_one_each(
     generator: Generator, reference: torch.nn.Module
 ) -> None:
     prompts, labels = [PROMPT, PROMPT[::-1]], [[(1, 2), (3, 4)]] * 2
-    choices = generator.choose_many(prompts, labels)
+    choices = generator.reader.choose_many(prompts, labels)
     for one in zip(choices, prompts, labels, strict=True):
         assert_same_choice(*one, reference)
     assert [choice.num_cached_tokens for choice in choices] == [0, 0]
@@ -159,7 +160,7 @@ def test_a_batch_that_does_not_fit_at_once_is_parted(
 ) -> None:
     prompts = [[*PROMPT, *range(first, first + 14)] for first in (1, 21, 41)]
     labels = [[(1, 2), (3, 4)]] * 3
-    for one in zip(generator.choose_many(prompts, labels), prompts, labels, strict=True):
+    for one in zip(generator.reader.choose_many(prompts, labels), prompts, labels, strict=True):
         assert_same_choice(*one, reference)
 
 
@@ -180,7 +181,7 @@ def test_a_window_shorter_than_a_batch_changes_nothing(tmp_path: Path, length: i
     prompts = [[5, 9, *([index] * length)] for index in range(1, 4)]
     labels = [[(4, 8, 15), (4, 8, 16), (42, 1)]] * 3
     generator.prefill([5, 9])
-    for one in zip(generator.choose_many(prompts, labels), prompts, labels, strict=True):
+    for one in zip(generator.reader.choose_many(prompts, labels), prompts, labels, strict=True):
         assert_same_choice(*one, reference)
     stage.close()
 

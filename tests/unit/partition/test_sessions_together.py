@@ -139,28 +139,6 @@ def test_each_gets_what_it_gets_alone(pair: Pair, told: list[tuple]) -> None:
         }
 
 
-def test_branches_that_are_kept_go_on_as_sessions(pair: Pair) -> None:
-    whole = pair.whole
-    start, branches = [5, 9], [[2, 71], [8, 1], [60]]
-    whole.extend("a", np.array(start, np.int32), base_len=0)
-    whole.extend_branches(
-        "a",
-        np.concatenate([np.array(one, np.int32) for one in branches]),
-        base_len=2,
-        parents=[-1, 0, -1, 2, -1],
-        keep={"b": 3, "c": 4},
-    )
-    sessions, new = ["c", "a", "b"], np.array([7, 8, 9], np.int32)
-    found = whole.extend_each(sessions, new, base_lens=[3, 4, 4]).logits
-    assert found is not None
-    for at, name in enumerate(sessions):
-        history = [*start, *branches["abc".index(name)], int(new[at])]
-        logits = whole.extend("alone", np.array(history, np.int32), base_len=0).logits
-        np.testing.assert_allclose(found[at], logits[0], rtol=1e-3, atol=2e-3)
-    for name in (*sessions, "alone"):
-        whole.forget(name)
-
-
 def test_what_cannot_be_done_is_refused_and_changes_nothing(pair: Pair) -> None:
     whole = pair.whole
     for name, count in (("a", 2), ("b", 3)):
