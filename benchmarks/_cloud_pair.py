@@ -21,11 +21,11 @@ from cloud_service.identity import Identity
 from cloud_service.tenancy import pki
 from edge_agent.cloud.cloud import CloudModel
 from edge_agent.cloud.extend_stream import FRAME_BYTES, ExtendStream
+from edge_agent.cloud.frame_channel import FrameChannel
+from edge_agent.cloud.model_survey import ModelSurvey
+from edge_agent.cloud.session_cloud import opening_of
 from edge_agent.extend.drafter import Drafter
 from edge_agent.extend.first_layers import FirstLayers
-from edge_agent.extend.frame_channel import FrameChannel
-from edge_agent.extend.model_survey import ModelSurvey
-from edge_agent.extend.session_cloud import opening_of
 from edge_agent.extend.split import SplitResult, SplitRun
 from edge_agent.extend.verify import Verification, VerifyResult
 from partition.extend.activations import Codec

@@ -20,8 +20,8 @@ from benchmarks._kept import JOINT_MODES, Kept, build_of
 from benchmarks._model_outputs import read_examples
 from benchmarks._report_prompts import ids_of
 from benchmarks.line import Line, Options
+from edge_agent.cloud.frame_channel import FrameChannel
 from edge_agent.extend.first_layers import FirstLayers
-from edge_agent.extend.frame_channel import FrameChannel
 from edge_agent.extend.split import SplitEnding
 from edge_agent.extend.verify import Ending
 from partition.extend.activations import Codec
@@ -178,21 +178,21 @@ class FaultyFrames:
 
     @property
     def sent_bytes(self) -> int:
-        """See :class:`edge_agent.extend.frame_channel.FrameChannel`."""
+        """See :class:`edge_agent.cloud.frame_channel.FrameChannel`."""
         return self._channel.sent_bytes
 
     @property
     def received_at(self) -> float:
-        """See :class:`edge_agent.extend.frame_channel.FrameChannel`."""
+        """See :class:`edge_agent.cloud.frame_channel.FrameChannel`."""
         return self._channel.received_at
 
     @property
     def is_reachable(self) -> bool:
-        """See :class:`edge_agent.extend.frame_channel.FrameChannel`."""
+        """See :class:`edge_agent.cloud.frame_channel.FrameChannel`."""
         return self._channel.is_reachable
 
     def send(self, frame: Extend) -> None:
-        """See :class:`edge_agent.extend.frame_channel.FrameChannel`."""
+        """See :class:`edge_agent.cloud.frame_channel.FrameChannel`."""
         self.num_frames += 1
         if self._earlier and self._happens(LOST):
             return
@@ -201,7 +201,7 @@ class FaultyFrames:
             self._channel.send(frame)
 
     def receive(self, timeout_s: float) -> Reply | None:
-        """See :class:`edge_agent.extend.frame_channel.FrameChannel`."""
+        """See :class:`edge_agent.cloud.frame_channel.FrameChannel`."""
         if self._waiting:
             return self._waiting.popleft()
         reply = self._channel.receive(timeout_s)
@@ -214,7 +214,7 @@ class FaultyFrames:
         return reply
 
     def close(self) -> None:
-        """See :class:`edge_agent.extend.frame_channel.FrameChannel`."""
+        """See :class:`edge_agent.cloud.frame_channel.FrameChannel`."""
         self._channel.close()
 
     def _happens(self, share: float) -> bool:

@@ -89,7 +89,7 @@ class Faults:
 
 
 class SimulatedFrames:
-    """A frame channel in simulated time; implements ``edge_agent.extend.frame_channel.FrameChannel``.
+    """A frame channel in simulated time; implements ``edge_agent.cloud.frame_channel.FrameChannel``.
 
     Args:
         handle: The cloud.

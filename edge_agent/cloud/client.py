@@ -28,6 +28,7 @@ from edge_agent.cloud.cloud import (
 from edge_agent.cloud.extend_stream import ExtendStream
 from edge_agent.cloud.generation import Generation, Pauses, RetrySettings
 from edge_agent.cloud.guarded_call import GuardedCalls, reading
+from edge_agent.cloud.model_survey import ModelSurvey
 from edge_agent.cloud.observer import CallObserver
 from edge_agent.metrics import Metrics
 from partition.extend.frame_messages import Opening
@@ -229,7 +230,6 @@ class CloudClient:
         Raises:
             WireError: The cloud cannot be reached, or keeps no sessions.
         """
-        from edge_agent.extend.model_survey import ModelSurvey
 
         def open_channel(opening: Opening) -> ExtendStream:
             return ExtendStream(self._channel.lend, opening, clock=self._clock)

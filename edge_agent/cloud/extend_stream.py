@@ -38,7 +38,7 @@ _Response = inference_pb2.ExtendResponse
 
 
 class ExtendStream:
-    """The real :class:`edge_agent.extend.frame_channel.FrameChannel`. Not thread-safe; close it.
+    """The real :class:`edge_agent.cloud.frame_channel.FrameChannel`. Not thread-safe; close it.
 
     Args:
         lend: Lends the gRPC channel for as long as a stream lives.
@@ -63,18 +63,18 @@ class ExtendStream:
 
     @property
     def is_reachable(self) -> bool:
-        """See :class:`edge_agent.extend.frame_channel.FrameChannel`."""
+        """See :class:`edge_agent.cloud.frame_channel.FrameChannel`."""
         return self._num_breaks < NUM_BREAKS
 
     def send(self, frame: Extend) -> None:
-        """See :class:`edge_agent.extend.frame_channel.FrameChannel`."""
+        """See :class:`edge_agent.cloud.frame_channel.FrameChannel`."""
         if self._live is None:
             self._live = _Stream(self._lend, self._clock)
             self._put(opening_to_message(self._opening))
         self._put(frame_to_message(frame))
 
     def receive(self, timeout_s: float) -> Reply | None:
-        """See :class:`edge_agent.extend.frame_channel.FrameChannel`.
+        """See :class:`edge_agent.cloud.frame_channel.FrameChannel`.
 
         Raises:
             WireError: The cloud refuses for good: no such tenant, no such model, not allowed.
@@ -98,7 +98,7 @@ class ExtendStream:
         return None
 
     def close(self) -> None:
-        """See :class:`edge_agent.extend.frame_channel.FrameChannel`."""
+        """See :class:`edge_agent.cloud.frame_channel.FrameChannel`."""
         if self._live is not None:
             self._live.close()
             self._live = None

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edge_agent.extend.frame_channel import FrameChannel
+from edge_agent.cloud.frame_channel import FrameChannel
 from partition.errors import FrameError
 from partition.extend.fallback import Health, Step, next_step, reply_timeout_s
 from partition.extend.frames import Extend, Extended, Mismatch, NeedPrefill

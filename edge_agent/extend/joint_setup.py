@@ -13,9 +13,9 @@ from partition.extend.draft_length import RoundCosts
 from partition.planning.cost import Mode
 
 if TYPE_CHECKING:
+    from edge_agent.cloud.session_cloud import SessionCloud
     from edge_agent.config import EdgeConfig
     from edge_agent.extend.joint_route import JointRoute
-    from edge_agent.extend.session_cloud import SessionCloud
     from edge_agent.extend.task_plans import TaskPlans
 
 # Costs of a round until it has been measured: a two-core device and a cloud of the same kind, 50 ms away.

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edge_agent.cloud.frame_channel import FrameChannel
 from edge_agent.extend.exchange import PROMPT_TIMEOUT_S, Exchange, OnExchange
-from edge_agent.extend.frame_channel import FrameChannel
 from partition.extend.activations import Codec, encode
 from partition.extend.fallback import MAX_PREFILLS, Step
 from partition.extend.frames import Mismatch

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from edge_agent.anonymize.anonymized import Anonymized
 from edge_agent.cloud.cloud import GenerateOptions
+from edge_agent.cloud.session_cloud import KnownModel, SessionCloud, opening_of
 from edge_agent.extend.answer_writer import AnswerWriter
 from edge_agent.extend.exchange import OnExchange
 from edge_agent.extend.first_layers import FirstLayers
-from edge_agent.extend.session_cloud import KnownModel, SessionCloud, opening_of
 from edge_agent.extend.split import CHUNK_TOKENS, SplitEnding, SplitResult, SplitRun
 from partition.extend.activations import Codec
 from partition.extend.frames import PREFIX_KEY_BYTES

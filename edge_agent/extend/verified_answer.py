@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from edge_agent.anonymize.anonymized import Anonymized
 from edge_agent.cloud.cloud import GenerateOptions
+from edge_agent.cloud.session_cloud import KnownModel, SessionCloud, opening_of
 from edge_agent.extend.answer_writer import AnswerWriter
 from edge_agent.extend.drafter import Drafter
 from edge_agent.extend.exchange import OnExchange
-from edge_agent.extend.session_cloud import KnownModel, SessionCloud, opening_of
 from edge_agent.extend.verify import Ending, Verification, VerifyResult
 from edge_agent.local_model import LocalModel
 from partition.extend.draft_length import Acceptance, RoundCosts

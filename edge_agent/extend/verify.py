@@ -11,9 +11,9 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from edge_agent.cloud.frame_channel import FrameChannel
 from edge_agent.extend.drafter import Draft, Drafter
 from edge_agent.extend.exchange import PROMPT_TIMEOUT_S, Exchange, Exchanged, OnExchange
-from edge_agent.extend.frame_channel import FrameChannel
 from partition.extend.draft_length import Acceptance, DraftLength, RoundCosts
 from partition.extend.fallback import Health, Step, next_step
 from partition.extend.frames import Extended, Mismatch

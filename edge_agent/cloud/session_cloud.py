@@ -8,7 +8,7 @@ from typing import Protocol
 
 from edge_agent.anonymize.anonymized import Anonymized
 from edge_agent.cloud.cloud import CloudModel
-from edge_agent.extend.frame_channel import FrameChannel
+from edge_agent.cloud.frame_channel import FrameChannel
 from partition.extend.activations import Codec
 from partition.extend.frame_messages import Opening
 from partition.extend.frames import Agreement

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_agent.cloud.cloud import CloudModel
-from edge_agent.extend.frame_channel import FrameChannel
-from edge_agent.extend.session_cloud import opening_of
+from edge_agent.cloud.frame_channel import FrameChannel
+from edge_agent.cloud.session_cloud import opening_of
 from partition.extend.activations import Codec, encode
 from partition.extend.frame_messages import Opening
 from partition.extend.frames import (
