@@ -207,6 +207,7 @@ def _open_model(
         cache_dir=config.cache_folder / "stages",
         adapter=config.model.adapter,
         beside=beside,
+        max_batch=config.model.max_batch,
     )
 
 
@@ -222,6 +223,7 @@ def _same_or_other_model(config: EdgeConfig, running: LocalModel) -> LocalModel:
         threads=model.threads,
         max_memory_mb=model.max_memory_mb,
         context_tokens=model.context_tokens,
+        max_batch=model.max_batch,
     )
     if wanted == running.origin:
         return running.share()

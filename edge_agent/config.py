@@ -54,6 +54,7 @@ class ModelConfig(_Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     max_memory_mb: Annotated[int, Field(ge=64)] = 2048
     context_tokens: Annotated[int, Field(ge=128)] = 4096
+    max_batch: Annotated[int, Field(ge=1, le=64)] = 8  # answers written at once, memory permitting
 
 
 class CloudConfig(_Section):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.answer_desk import AnswerDesk
 from edge_agent.errors import RequestStoppedError
 from edge_agent.flow import LabelScore, LocalAnswer, Request
 from edge_agent.locked_stage import LockedStage
@@ -17,17 +19,22 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from partition.generation.choice import Choice
     from partition.generation.generation import Generator
     from partition.generation.prefill import Prefill
+    from partition.generation.writing import Generation
     from partition.stages.onnx_stage import OnnxStage
     from partition.stages.stage_range import Precision
     from partition.text.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 _NUM_SESSIONS: Final = 2  # conversations whose caches are kept: a task's, and a chat's beside it
+MAX_BATCH: Final = 8  # answers written at once, where nothing else is set
 
 
 class LocalModel:
-    """One model that answers one request at a time. Thread-safe: a second caller waits."""
+    """One model that answers many callers at once: what waits together runs together. Thread-safe."""
 
     def __init__(
         self,
@@ -35,18 +42,21 @@ class LocalModel:
         tokenizer: Tokenizer,
         generator: Generator,
         *,
+        max_batch: int = 1,
         origin: tuple[object, ...] = (),
     ) -> None:
         """Put the parts together; :meth:`open` makes them."""
         import onnxruntime
 
         self.origin = origin  # of :func:`origin_of`
-        self._lock = threading.Lock()
+        self.max_batch = max_batch  # answers written at once
+        self._lock = threading.Lock()  # of the stage, for each run
+        self._owning = threading.Lock()
         self._num_owners = 1
         self._is_closed = False
         self._stage = stage
         self._tokenizer = tokenizer
-        self._generator = generator
+        self._desk = AnswerDesk(generator, self._lock, max_batch=max_batch)
         parts = (
             stage.fingerprint,
             tokenizer.sha256,
@@ -67,6 +77,7 @@ class LocalModel:
         adapter: Path | None = None,
         precision: Precision | None = None,
         beside: LocalModel | None = None,
+        max_batch: int = MAX_BATCH,
     ) -> LocalModel:
         """Load a model; the first time, build its graph into the cache.
 
@@ -79,6 +90,7 @@ class LocalModel:
             adapter: Folder of a low-rank adapter that is added to the weights; None: none.
             precision: What to compute in; None: the default.
             beside: A model that answers meanwhile; its tokenizer is taken over if it is the same.
+            max_batch: Answers to write at once; fewer where ``max_memory_mb`` has no room for the caches of so many.
 
         Raises:
             ModelFileError: The file is damaged, or the cache cannot be written.
@@ -103,12 +115,21 @@ class LocalModel:
             cache_dir=cache_dir,
             max_memory_bytes=None if max_memory_mb is None else max_memory_mb << 20,
             num_sessions=_NUM_SESSIONS,
+            max_sessions=_NUM_SESSIONS + max_batch - 1,
         )
+        num_at_once = stage.num_sessions - _NUM_SESSIONS + 1
+        if num_at_once < max_batch:
+            logger.info(
+                "%d answers are written at once, not %d: max_memory_mb has room for the caches of so many",
+                num_at_once,
+                max_batch,
+            )
         generator = Generator(
             stage,
             tokenizer,
             context_tokens=stage.context_tokens,
             num_sessions=_NUM_SESSIONS,
+            max_batch=num_at_once,
         )
         origin = origin_of(
             path,
@@ -116,8 +137,9 @@ class LocalModel:
             threads=threads,
             max_memory_mb=max_memory_mb,
             context_tokens=context_tokens,
+            max_batch=max_batch,
         )
-        return cls(stage, tokenizer, generator, origin=origin)
+        return cls(stage, tokenizer, generator, max_batch=num_at_once, origin=origin)
 
     def answer(
         self,
@@ -146,19 +168,19 @@ class LocalModel:
 
         prompt = self._tokenizer.chat.render(messages)
         ids = self._tokenizer.encode(prompt, with_specials=True)
-        with self._lock:
-            try:
-                if task.kind is TaskKind.CLASSIFY:
-                    answer = self._choose_label(ids, task, cancel)
-                    if on_text is not None:
-                        on_text(answer.text)
-                    return answer
-                prefill = self._generator.prefill(ids, cancel=cancel)
-            except StoppedError as error:
-                raise RequestStoppedError(
-                    "the request was given up before the model answered; ask again"
-                ) from error
-            return self._write(prefill, task, request, on_text, cancel)
+        try:
+            if task.kind is TaskKind.CLASSIFY:
+                candidates = self._label_ids(task)
+                choice = self._desk.choose(ids, candidates, cancel=cancel)
+                answer = _chosen(task, candidates, choice)
+                if on_text is not None:
+                    on_text(answer.text)
+                return answer
+            return _written(*self._write(ids, task, request, on_text, cancel))
+        except StoppedError as error:
+            raise RequestStoppedError(
+                "the request was given up before the model answered; ask again"
+            ) from error
 
     @property
     def shared_stage(self) -> LockedStage:
@@ -172,39 +194,20 @@ class LocalModel:
 
     def share(self) -> LocalModel:
         """Return this model for one more owner; each closes it once, and the last frees it."""
-        with self._lock:
+        with self._owning:
             self._num_owners += 1
         return self
 
     def close(self) -> None:
-        """Free memory and threads, after the answer that is being written. A call more than owners does nothing."""
-        with self._lock:
+        """Free memory and threads, after the answers that are being written. A call more than owners does nothing."""
+        with self._owning:
             self._num_owners -= 1
             if self._num_owners > 0:
                 return
+        self._desk.close()
+        with self._lock:
             self._is_closed = True
             self._stage.close()
-
-    def _choose_label(
-        self, ids: Sequence[int], task: Task, cancel: threading.Event | None
-    ) -> LocalAnswer:
-        candidates = self._label_ids(task)
-        choice = self._generator.reader.choose(ids, candidates, cancel=cancel)
-        sums = [sum(log_probabilities) for log_probabilities in choice.scores]
-        best = max(range(len(sums)), key=sums.__getitem__)  # the first of equals
-        return LocalAnswer(
-            text=task.labels[best],
-            token_log_probabilities=choice.scores[best],
-            label_scores=tuple(
-                LabelScore(label=label, log_probability=total)
-                for label, total in zip(task.labels, sums, strict=True)
-            ),
-            first_entropy=_entropy(choice.logits),
-            num_input_tokens=choice.num_tokens,
-            num_cached_tokens=choice.num_cached_tokens,
-            num_output_tokens=len(candidates[best]),
-            hidden=tuple(choice.features.tolist()),
-        )
 
     def _label_ids(self, task: Task) -> list[tuple[int, ...]]:
         candidates = [self._tokenizer.encode(label) for label in task.labels]
@@ -219,19 +222,20 @@ class LocalModel:
 
     def _write(
         self,
-        prefill: Prefill,
+        ids: Sequence[int],
         task: Task,
         request: Request,
         on_text: Callable[[str], None] | None,
         cancel: threading.Event | None,
-    ) -> LocalAnswer:
+    ) -> tuple[Prefill, Generation]:
         from partition.generation.sampling import SamplingRule
+        from partition.generation.writing import Assignment
 
         limit = task.limits.max_output_tokens
         if request.max_output_tokens is not None:
             limit = min(limit, request.max_output_tokens)
-        written = self._generator.generate(
-            prefill,
+        assignment = Assignment(
+            ids=ids,
             rule=SamplingRule(
                 temperature=request.temperature, top_p=request.top_p, seed=request.seed
             ),
@@ -240,16 +244,38 @@ class LocalModel:
             on_text=on_text,
             cancel=cancel,
         )
-        return LocalAnswer(
-            text=written.text,
-            token_log_probabilities=written.log_probabilities,
-            first_entropy=_entropy(prefill.logits),
-            num_input_tokens=prefill.num_tokens,
-            num_cached_tokens=prefill.num_cached_tokens,
-            num_output_tokens=len(written.ids),
-            truncated=written.truncated,
-            hidden=tuple(prefill.features.tolist()),
-        )
+        return self._desk.write(assignment)
+
+
+def _chosen(task: Task, candidates: Sequence[Sequence[int]], choice: Choice) -> LocalAnswer:
+    sums = [sum(log_probabilities) for log_probabilities in choice.scores]
+    best = max(range(len(sums)), key=sums.__getitem__)  # the first of equals
+    return LocalAnswer(
+        text=task.labels[best],
+        token_log_probabilities=choice.scores[best],
+        label_scores=tuple(
+            LabelScore(label=label, log_probability=total)
+            for label, total in zip(task.labels, sums, strict=True)
+        ),
+        first_entropy=_entropy(choice.logits),
+        num_input_tokens=choice.num_tokens,
+        num_cached_tokens=choice.num_cached_tokens,
+        num_output_tokens=len(candidates[best]),
+        hidden=tuple(choice.features.tolist()),
+    )
+
+
+def _written(prefill: Prefill, written: Generation) -> LocalAnswer:
+    return LocalAnswer(
+        text=written.text,
+        token_log_probabilities=written.log_probabilities,
+        first_entropy=_entropy(prefill.logits),
+        num_input_tokens=prefill.num_tokens,
+        num_cached_tokens=prefill.num_cached_tokens,
+        num_output_tokens=len(written.ids),
+        truncated=written.truncated,
+        hidden=tuple(prefill.features.tolist()),
+    )
 
 
 def origin_of(
@@ -259,6 +285,7 @@ def origin_of(
     threads: int,
     max_memory_mb: int | None,
     context_tokens: int,
+    max_batch: int = MAX_BATCH,
 ) -> tuple[object, ...]:
     """Say what a model is opened from and how: equal only for the same files, under whatever name.
 
@@ -272,7 +299,7 @@ def origin_of(
         names = [name if place is not None and place.is_dir() else "" for name, _ in stats]
         ids = [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for _, stat in stats]
         files.append(tuple(zip(names, ids, strict=True)))
-    return (*files, threads, max_memory_mb, context_tokens)
+    return (*files, threads, max_memory_mb, context_tokens, max_batch)
 
 
 def _entropy(logits: npt.NDArray[np.float32]) -> float:

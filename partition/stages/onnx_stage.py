@@ -52,6 +52,7 @@ class OnnxStage:
         self.stage = stage
         self.fingerprint = files.fingerprint
         self.context_tokens = context_tokens
+        self.num_sessions = 1  # of full length, for which the memory limit has room
         self._caches: dict[str, KVCache] = {}
         self._rows = CacheRows(spec, stage, max_tokens=context_tokens)
         self._outputs = ("logits", "features") if stage.has_head else ("hidden_out",)
@@ -87,6 +88,7 @@ class OnnxStage:
         cache_dir: Path,
         max_memory_bytes: int | None = None,
         num_sessions: int = 1,
+        max_sessions: int | None = None,
     ) -> OnnxStage:
         """Build or find a stage, and load it.
 
@@ -99,6 +101,7 @@ class OnnxStage:
             cache_dir: Where built stages are kept.
             max_memory_bytes: Refuse to load what would need more.
             num_sessions: How many sessions of full length count towards it.
+            max_sessions: How many more would be of use: :attr:`num_sessions` says for how many there is room; None: no more.
 
         Raises:
             ModelFileError: The weights are damaged, or the cache cannot be written.
@@ -108,13 +111,19 @@ class OnnxStage:
         stage = stage or StageRange(start=0, end=spec.num_layers, num_layers=spec.num_layers)
         files = build_stage_files(source, stage, precision=precision, cache_dir=cache_dir)
         context_tokens = min(context_tokens, files.context_tokens)
-        needed = _needed_bytes(spec, stage, files, context_tokens, num_sessions)
+        session_bytes = spec.kv_bytes_per_token(stage.count, 4) * context_tokens
+        needed = _needed_bytes(spec, stage, files, context_tokens) + num_sessions * session_bytes
         if max_memory_bytes is not None and needed > max_memory_bytes:
             raise MemoryLimitError(
                 f"the model with {context_tokens} tokens of context needs {needed >> 20} MB and {max_memory_bytes >> 20} MB are allowed; "
                 "raise max_memory_mb, shorten the context or choose a smaller model"
             )
-        return cls(spec, stage, files, threads=threads, context_tokens=context_tokens)
+        opened = cls(spec, stage, files, threads=threads, context_tokens=context_tokens)
+        opened.num_sessions = max(num_sessions, max_sessions or 0)
+        if max_memory_bytes is not None:
+            room = num_sessions + (max_memory_bytes - needed) // session_bytes
+            opened.num_sessions = min(opened.num_sessions, room)
+        return opened
 
     def extend(
         self,
@@ -333,16 +342,15 @@ class OnnxStage:
 
 
 def _needed_bytes(
-    spec: ModelSpec, stage: StageRange, files: StageFiles, context_tokens: int, num_sessions: int
+    spec: ModelSpec, stage: StageRange, files: StageFiles, context_tokens: int
 ) -> int:
-    caches = num_sessions * spec.kv_bytes_per_token(stage.count, 4) * context_tokens
     # The widest intermediate results of a chunk: gate, up and their product; scores of one layer.
     widest = 6 * spec.intermediate_size + spec.num_heads * min(context_tokens, 4096)
     # With what attention adds to them.
     workspace = 4 * _CHUNK_TOKENS * (widest + context_tokens) + (
         8 * spec.vocab_size if stage.has_head else 0
     )
-    return files.weights_bytes + caches + workspace + _RUNTIME_BYTES
+    return files.weights_bytes + workspace + _RUNTIME_BYTES
 
 
 def _joined(outputs: list[StageOutput]) -> StageOutput:
