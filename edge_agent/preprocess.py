@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
+from edge_agent.anonymize.placeholders import is_placeholder
 from edge_agent.errors import InputError
 from edge_agent.flow import KnownValue, Prepared, Request
-from edge_agent.placeholders import is_placeholder
 from partition.task import Message, Role, Task
 
 PREPROCESS_VERSION = (

@@ -8,36 +8,12 @@ from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText, align
 from edge_agent.anonymize.lexicon import COMMON_NAMES, PARTICLES, STOP
+from edge_agent.anonymize.placeholders import is_placeholder
 from edge_agent.anonymize.span import Span, Step
 from edge_agent.flow import Entity, KnownValue
 from partition.text.fold import fold
 from partition.text.months import MONTHS
 
-_PLACEHOLDERS = frozenset(
-    [
-        "anonymous",
-        "anonymized",
-        "anonymised",
-        "anon",
-        "test",
-        "unknown",
-        "none",
-        "null",
-        "na",
-        "nobody",
-        "patient",
-        "doe",
-        "phantom",
-        "dummy",
-        "deidentified",
-        "removed",
-        "xxxx",
-        "xxx",
-        "000000",
-        "0",
-        "1",
-    ]
-)
 _PART = re.compile(r"[^\W\d_]+|[0-9]+")
 _MONTHS = tuple([fold(name) for name in names] for names in MONTHS.values())
 _FUZZY_LETTERS = 6  # one edit is allowed in a name part of so many letters or more
@@ -49,7 +25,7 @@ def find_known(document: MatchText, known: tuple[KnownValue, ...]) -> Iterator[S
     """Every writing of the known values that stands in the text."""
     for item in known:
         value = align(item.value).text.strip()
-        if len(value) < 2 or fold(value).strip(" ^") in _PLACEHOLDERS:
+        if len(value) < 2 or is_placeholder(value):
             continue
         match item.entity:
             case Entity.PERSON:
@@ -62,7 +38,10 @@ def find_known(document: MatchText, known: tuple[KnownValue, ...]) -> Iterator[S
 
 def _person(document: MatchText, value: str) -> Iterator[Span]:
     for group in value.split("="):
-        parts = [part for part in _PART.findall(fold(group)) if part not in _PLACEHOLDERS]
+        # Na and No are surnames; two letters are never searched for by themselves.
+        parts = [
+            part for part in _PART.findall(fold(group)) if len(part) < 3 or not is_placeholder(part)
+        ]
         han = [part for part in parts if not part.isascii() and "\u4e00" <= part[0] <= "\u9fff"]
         if han:
             joined = "".join(han)

@@ -19,6 +19,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_agent.anonymize.placeholders import is_placeholder
 from edge_agent.dicom.identifiers import MAX_NESTING, STANDARD_ROOT, known_values
 from edge_agent.dicom.pixels import PixelRule, clean_pixels, load_rules
 from edge_agent.dicom.profile import (
@@ -33,7 +34,6 @@ from edge_agent.dicom.profile import (
 from edge_agent.dicom.reader import PARSE_ERRORS, BoundedFile, silence_pydicom
 from edge_agent.errors import InputError, OutputError
 from edge_agent.flow import Entity
-from edge_agent.placeholders import is_placeholder
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
+from edge_agent.anonymize.placeholders import is_placeholder
 from edge_agent.anonymize.recognizers.labels import LABELS, Kind, label_key
 from edge_agent.anonymize.span import Span, Step
 from edge_agent.flow import Entity
@@ -64,24 +65,6 @@ _KIND_ENTITY = {
     Kind.NAME: Entity.PERSON, Kind.STAFF: Entity.PERSON, Kind.NUMBER: Entity.ID, Kind.CODE: Entity.ID, Kind.PLATE: Entity.ID, Kind.DATE: Entity.DATE, Kind.PHONE: Entity.PHONE,
     Kind.STREET: Entity.LOCATION, Kind.TOWN: Entity.LOCATION, Kind.POSTCODE: Entity.LOCATION, Kind.ORGANIZATION: Entity.ORGANIZATION, Kind.HOST: Entity.URL,
 }  # fmt: skip
-_PLACEHOLDERS = frozenset(
-    (
-        "",
-        "anonymous",
-        "anon",
-        "anonymized",
-        "unknown",
-        "none",
-        "null",
-        "n/a",
-        "na",
-        "test",
-        "not specified",
-        "no",
-        "yes",
-        "-",
-    )
-)
 _CSV_MIN_LABELS = 2
 
 
@@ -112,7 +95,7 @@ def find_dicom_elements(document: MatchText) -> Iterator[Span]:
         while start < end and document.text[start] in " '\"[":
             start += 1
         content = document.folded[start:end]
-        if entity is None or content in _PLACEHOLDERS or content.startswith((_UI_STANDARD, "=")):
+        if entity is None or is_placeholder(content) or content.startswith((_UI_STANDARD, "=")):
             continue
         yield Span(start, end, entity, Step.STRUCTURE)
 
@@ -167,7 +150,7 @@ def _cells(
         found = line.find(part, offset) if part else offset
         offset = found + len(part)
         value = part.strip(' "')
-        if entity is None or value.lower() in _PLACEHOLDERS:
+        if entity is None or is_placeholder(value):
             continue
         start = position + found + part.find(value)
         yield Span(start, start + len(value), entity, Step.STRUCTURE)
@@ -178,7 +161,7 @@ def _components(document: MatchText, start: int, end: int, entity: Entity) -> It
         value = match.group()
         folded = value.strip().lower()
         if (
-            folded in _PLACEHOLDERS
+            is_placeholder(folded)
             or (len(folded) < 2 and entity is not Entity.PERSON)
             or folded
             in (

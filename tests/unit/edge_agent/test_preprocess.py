@@ -142,7 +142,9 @@ def test_known_values_are_cleaned_and_placeholders_dropped() -> None:
     assert [value.value for value in prepared.known] == ["Ann Lee"]
 
 
-@pytest.mark.parametrize("value", ["anonymized", "UNKNOWN^UNKNOWN", "N/A", "00000000", "", "^^"])
+@pytest.mark.parametrize(
+    "value", ["anonymized", "UNKNOWN^UNKNOWN", "N/A", "00000000", "", "^^", "not specified"]
+)
 def test_placeholders(value: str) -> None:
     assert is_placeholder(value)
 
