@@ -30,7 +30,6 @@ from partition.stages.graph_writer import CONTRIB, GraphWriter, value
 from partition.stages.layer_weights import (
     BlockMatrix,
     HeadWeights,
-    Int8Matrix,
     LayerWeights,
     Matrix,
 )
@@ -52,9 +51,6 @@ class Point(enum.StrEnum):
     PRODUCT = "product"  # of down
 
 
-# 16 bits where 8 are too few: outliers of the gated product differ from token to token, so that no smoothing catches them, and an
-# error in the values of a first token is read by every later one.
-_FINE_POINTS = frozenset({Point.ATTENTION, Point.PRODUCT})
 # Attention with a sink takes ONNX Runtime's path of whole products, twice as fast here as its tiled one (1.31, 64 positions
 # behind 192 of 9 heads of 64: 0.35 ms against 0.50); a sink of exp(-1e30) = 0 changes nothing.
 _NO_SINK = -1e30
@@ -212,9 +208,8 @@ class _StageGraph:
             gate = writer.node("Gelu", [gate], approximate="tanh")
         up = products.multiply(f"{layer}.up", weights.up, x)
         # The scale of each position of up is left out: the operand of down has one of its own, into which it goes.
-        up_values, up_scale = products.unscaled(up)
-        product = writer.node("Mul", [gate, up_values])
-        x = self._operand(Point.PRODUCT, product, weights.down, factor=up_scale)
+        product = writer.node("Mul", [gate, up.values])
+        x = self._operand(Point.PRODUCT, product, weights.down, factor=up.scale)
         mixed = products.multiply(f"{layer}.down", weights.down, x)
         if weights.post_mlp_norm is None:
             return products.added(hidden, mixed)
@@ -234,8 +229,7 @@ class _StageGraph:
         if self._observe:
             self._writer.node("Identity", [x], [point.value])
             self._observed.append(value(point.value, ["b", "s", f"{point.value}_width"]))
-        is_fine = point in _FINE_POINTS and isinstance(matrix, Int8Matrix)
-        return self._products.operand(x, matrix, rank=self._rank, is_fine=is_fine, factor=factor)
+        return self._products.operand(x, matrix, rank=self._rank, factor=factor)
 
     def _norm(self, name: str, weight: Floats, hidden: str) -> str:
         return self._writer.node(

@@ -27,6 +27,9 @@ class Int8Matrix:
 
     codes: npt.NDArray[np.int8]  # (inputs, outputs)
     scales: Floats  # (outputs,)
+    rotation: int = (
+        1  # channels of activations that are rotated together before (rotation.py); 1: none
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -13,8 +13,8 @@ import onnx
 
 from partition.stages.graph_writer import CONTRIB, GraphWriter, scalar
 from partition.stages.layer_weights import BlockMatrix, FloatMatrix, Floats, Matrix
+from partition.stages.rotation import hadamard
 
-_FINER = 254  # a rounding error of half a step becomes 127 fine steps
 _LEVELS = 127
 
 
@@ -24,16 +24,14 @@ class Operand:
 
     values: str  # float32 themselves, or their codes
     scale: str  # of each position, (..., 1); empty for float32
-    fine_scale: str = (
-        ""  # of what rounding left over, whose codes lie below the others as more rows
-    )
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
     """The result, still to be multiplied by the scale of each position."""
 
-    parts: tuple[tuple[str, str], ...]  # values and their scale; an empty scale is 1
+    values: str
+    scale: str  # (..., 1); empty: 1
 
 
 class ProductWriter:
@@ -43,51 +41,36 @@ class ProductWriter:
         self._writer = writer
         self._zeros: dict[int, str] = {}  # zero points by the rank of what they belong to
 
-    def operand(
-        self, x: str, matrix: Matrix, *, rank: int, is_fine: bool = False, factor: str = ""
-    ) -> Operand:
+    def operand(self, x: str, matrix: Matrix, *, rank: int, factor: str = "") -> Operand:
         """Prepare activations for one or several matrices of a kind.
 
         A row's largest magnitude becomes 127, with one scale a row: the massive activations of a first token then spoil no
-        other position, and a position's result does not depend on its neighbours. What rounding left over is quantised again
-        with a step 254 times smaller, where ``is_fine``, as more rows of the same product: 16 bits of activation for one reading
-        of the weights.
+        other position, and a position's result does not depend on its neighbours.
 
         Args:
             x: ``(..., inputs)``.
             matrix: One of the matrices.
             rank: Number of dimensions of ``x``; all of one rank in a graph have the same positions.
-            is_fine: Whether 8 bits are too few here.
             factor: What each position of ``x`` is still to be multiplied by, ``(..., 1)``; empty: nothing.
         """
         if isinstance(matrix, FloatMatrix):
             return Operand(x, "")
         node, constant = self._writer.node, self._writer.constant
+        if matrix.rotation > 1:
+            x = self._rotated(x, matrix.rotation, rank)
         last = constant("last_axis", np.array([-1], np.int64))
         largest = node("ReduceMax", [node("Abs", [x]), last], keepdims=1)
         scale = node("Mul", [largest, constant("level", scalar(1 / _LEVELS))])
-        width = len(matrix.codes)
+        zeros = self._zeros.get(rank) or self._zero_points(rank, scale)
         # A row of zeros has scale 0 and codes without meaning, which the same 0 multiplies away again.
-        if not is_fine:
-            zeros = self._zeros.get(rank) or self._zero_points(rank, scale)
-            codes = node("QuantizeLinear", [x, scale, zeros], axis=-1, block_size=width)
-            return Operand(codes, self._times(scale, factor))
-        unit = node("Div", [x, scale])
-        one, middle = constant("one", scalar(1)), constant("middle", scalar(128, np.uint8))
-        codes = node("QuantizeLinear", [unit, one, middle])
-        # Rounding once more costs half of what making the codes float again does.
-        rest = node("Sub", [unit, node("Round", [unit])])
-        finer = constant("finer", scalar(1 / _FINER))
-        fine_codes = node("QuantizeLinear", [rest, finer, middle])
-        scale = self._times(scale, factor)
-        both = node("Concat", [codes, fine_codes], axis=-2)
-        return Operand(both, scale, node("Mul", [scale, finer]))
+        codes = node("QuantizeLinear", [x, scale, zeros], axis=-1, block_size=len(matrix.codes))
+        return Operand(codes, node("Mul", [scale, factor]) if factor else scale)
 
     def multiply(self, name: str, matrix: Matrix, x: Operand) -> Product:
         """Multiply by a matrix; the scale of the positions is left to whoever uses the product."""
         node, constant = self._writer.node, self._writer.constant
         if isinstance(matrix, FloatMatrix):
-            return Product(((node("MatMul", [x.values, constant(name, matrix.values)]), ""),))
+            return Product(node("MatMul", [x.values, constant(name, matrix.values)]), "")
         inputs = [
             x.values,
             constant(f"{name}.int8", matrix.codes),
@@ -96,32 +79,22 @@ class ProductWriter:
             constant(f"{name}.scales", matrix.scales),
             constant("middle", scalar(128, np.uint8)),
         ]
-        result = node("MatMulIntegerToFloat", inputs, domain=CONTRIB)
-        if not x.fine_scale:
-            return Product(((result, x.scale),))
-        coarse, fine = self._writer.nodes_of(
-            "Split", [result], ("coarse", "fine"), axis=-2, num_outputs=2
-        )
-        return Product(((coarse, x.scale), (fine, x.fine_scale)))
+        return Product(node("MatMulIntegerToFloat", inputs, domain=CONTRIB), x.scale)
 
     def scaled(self, product: Product, bias_name: str = "", bias: Floats | None = None) -> str:
         """The product itself, and a bias of its columns added."""
-        (values, scale), *rest = product.parts
-        result = self._writer.node("Mul", [values, scale]) if scale else values
-        result = self._added(result, tuple(rest))
+        result = product.values
+        if product.scale:
+            result = self._writer.node("Mul", [result, product.scale])
         if bias is None:
             return result
         return self._writer.node("Add", [result, self._writer.constant(bias_name, bias)])
 
-    def unscaled(self, product: Product) -> tuple[str, str]:
-        """The product, and what each of its positions is still to be multiplied by; empty: nothing."""
-        if len(product.parts) > 1:
-            return self.scaled(product), ""
-        return product.parts[0]
-
     def added(self, x: str, product: Product) -> str:
         """``x`` plus the product."""
-        return self._added(x, product.parts)
+        if product.scale:
+            return self._writer.node("GatedAdd", [x, product.values, product.scale], domain=CONTRIB)
+        return self._writer.node("Add", [x, product.values])
 
     def block_product(self, name: str, matrix: BlockMatrix, x: str, *, output: str) -> None:
         """Multiply rows of ``x`` by a matrix in blocks; the operator gives activations 8 bits with a scale for each block."""
@@ -151,8 +124,15 @@ class ProductWriter:
         shift = node("MatMul", [sums, constant(f"{name}.offsets", matrix.offsets)])
         node("Add", [product, shift], [output])
 
-    def _times(self, scale: str, factor: str) -> str:
-        return self._writer.node("Mul", [scale, factor]) if factor else scale
+    def _rotated(self, x: str, size: int, rank: int) -> str:
+        node, constant = self._writer.node, self._writer.constant
+        others = [0] * (rank - 1)  # as they are
+        blocks = constant(f"blocks_{size}_{rank}", np.array([*others, -1, size], np.int64))
+        joined = constant(f"joined_{rank}", np.array([*others, -1], np.int64))
+        turned = node(
+            "MatMul", [node("Reshape", [x, blocks]), constant(f"hadamard_{size}", hadamard(size))]
+        )
+        return node("Reshape", [turned, joined])
 
     def _zero_points(self, rank: int, scale: str) -> str:
         """The zero point of every position, in the shape of their scales."""
@@ -160,11 +140,3 @@ class ProductWriter:
         shape = self._writer.node("Shape", [scale])
         self._zeros[rank] = self._writer.node("ConstantOfShape", [shape], value=middle)
         return self._zeros[rank]
-
-    def _added(self, x: str, parts: tuple[tuple[str, str], ...]) -> str:
-        for values, scale in parts:
-            if scale:
-                x = self._writer.node("GatedAdd", [x, values, scale], domain=CONTRIB)
-            else:
-                x = self._writer.node("Add", [x, values])
-        return x

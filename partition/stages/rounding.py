@@ -22,24 +22,25 @@ _MAX_CHANNELS: Final = (
 _SMALL: Final = 64  # channels; of a triangle that is inverted as any matrix
 
 
-def round_matrix(weight: Floats, inverse: list[Floats] | None) -> Int8Matrix:
+def round_matrix(weight: Floats, inverse: list[Floats] | None, *, rotation: int = 1) -> Int8Matrix:
     """Round a matrix.
 
     Args:
         weight: ``(inputs, outputs)``; overwritten.
         inverse: What :func:`inverse_roots` made of the activations it is multiplied by; None: round to the nearest.
+        rotation: How many channels the activations are rotated by, as ``weight`` is already.
     """
     scales = np.maximum(np.abs(weight).max(axis=0), np.float32(1e-12)) / np.float32(_LEVELS)
     weight /= scales
     if inverse is None:
-        return Int8Matrix(np.rint(weight).astype(np.int8), scales)
+        return Int8Matrix(np.rint(weight).astype(np.int8), scales, rotation)
     codes = np.empty(weight.shape, np.int8)
     start = 0
     for root in inverse:
         end = start + len(root)
         codes[start:end] = _round_part(weight[start:end], root)
         start = end
-    return Int8Matrix(codes, scales)
+    return Int8Matrix(codes, scales, rotation)
 
 
 def inverse_roots(inputs: Floats) -> list[Floats]:

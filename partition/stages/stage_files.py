@@ -25,9 +25,9 @@ from partition.weights.weight_source import WeightSource, source_fingerprint
 
 logger = logging.getLogger(__name__)
 
-BUILDER_VERSION: Final = 11  # raise it whenever the graph of the same weights changes
+BUILDER_VERSION: Final = 12  # raise it whenever the graph of the same weights changes
 # Raise it too where the same weights then answer differently, by more than the order in which numbers are added.
-ANSWERS_VERSION: Final = 10
+ANSWERS_VERSION: Final = 11
 _MAX_CONTEXT_TOKENS: Final = 32_768  # the longest rotary tables that a graph carries
 
 
@@ -138,7 +138,7 @@ def _layers(
 
     # Layers before the stage are run too: what its own are rounded by has to be the same as in the whole model.
     seen = seen_layers(source, stage.end)
-    return (int8_layer(layer) for layer in islice(seen, stage.start, None))
+    return (int8_layer(source.spec, layer) for layer in islice(seen, stage.start, None))
 
 
 def _head(source: WeightSource, precision: Precision) -> HeadWeights:
