@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float32]
 # u = ((word >> 12) + 0.5) * 2**-52 lies strictly between 0 and 1; with >> 11 it could round to 1 and g be infinite.
 _SHIFT: Final = np.uint64(12)
 _STEP: Final = 2.0**-52
+_FEW_IDS: Final = 256  # that are sorted first when the likeliest are looked for
 
 
 class Sampling(Protocol):
@@ -82,21 +83,43 @@ def warped(
     scores = logits / rule.temperature
     # Likeliest first; a stable sort, so that of equals the lowest id comes first on every machine.
     if 0 < rule.top_k < len(scores):
-        least = np.partition(scores, -rule.top_k)[-rule.top_k]
-        candidates = np.flatnonzero(scores >= least)
-        order = candidates[np.argsort(-scores[candidates], kind="stable")][: rule.top_k]
+        order = _likeliest(scores, rule.top_k)[: rule.top_k]
+        if rule.top_p < 1:
+            cumulative = np.cumsum(np.exp(log_softmax(scores[order])))
+            order = order[: _count_to(rule.top_p, cumulative)]
     elif rule.top_p < 1:
-        order = np.argsort(-scores, kind="stable")
+        order = _nucleus(scores, rule.top_p)
     else:
-        order = np.arange(len(scores))
-    kept = scores[order]
-    if rule.top_p < 1:
-        cumulative = np.cumsum(np.exp(log_softmax(kept)))
-        # The token that reaches top_p is kept, so at least one always is.
-        count = int(np.searchsorted(cumulative, rule.top_p)) + 1
-        order = order[:count]
+        return np.arange(len(scores)), log_softmax(scores)
     order = np.sort(order)
     return order, log_softmax(scores[order])
+
+
+def _nucleus(scores: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.int64]:
+    """The likeliest ids whose probabilities add up to ``top_p``: mostly few, so that few are sorted, 2 ms instead of 16 of 151,936."""
+    largest = scores.max()
+    normalizer = largest + np.log(np.exp(scores - largest).sum())
+    count = _FEW_IDS
+    while True:
+        order = _likeliest(scores, count)
+        cumulative = np.cumsum(np.exp(scores[order] - normalizer))
+        if cumulative[-1] >= top_p or count >= len(scores):
+            return order[: _count_to(top_p, cumulative)]
+        count *= 16
+
+
+def _likeliest(scores: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+    """At least ``count`` ids, more where the last are equally likely; likeliest first, of equals the lowest id."""
+    if count >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    least = np.partition(scores, -count)[-count]
+    candidates = np.flatnonzero(scores >= least)
+    return candidates[np.argsort(-scores[candidates], kind="stable")]
+
+
+def _count_to(top_p: float, cumulative: npt.NDArray[np.float64]) -> int:
+    # The token that reaches top_p is kept, so at least one always is.
+    return int(np.searchsorted(cumulative, top_p)) + 1
 
 
 def gumbel_noise(seed: int, position: int, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -89,3 +89,23 @@ def test_what_is_left_adds_up_to_one(
 def test_impossible_rules_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="correct the request"):
         SamplingRule(**wrong)
+
+
+@given(
+    seed=st.integers(0, 99),
+    spread=st.sampled_from([0.0, 0.01, 1.0, 5.0]),
+    top_p=st.floats(0.01, 0.999),
+    digits=st.sampled_from([0, 1, 9]),  # few digits: many are equally likely
+)
+def test_a_large_vocabulary_is_cut_where_a_whole_sort_would_cut_it(
+    seed: int, spread: float, top_p: float, digits: int
+) -> None:
+    logits = np.round(np.random.default_rng(seed).normal(0, spread, 6000), digits)
+    order = np.argsort(-logits, kind="stable")
+    probabilities = np.exp(logits[order]) / np.exp(logits).sum()
+    cumulative = np.cumsum(probabilities)
+    found, _ = warped(logits, SamplingRule(temperature=1.0, top_p=top_p))
+    assert found.tolist() == sorted(order[: len(found)].tolist())
+    # The last of them reaches top_p, to the rounding of a sum.
+    assert cumulative[len(found) - 1] >= top_p - 1e-9
+    assert len(found) == 1 or cumulative[len(found) - 2] < top_p + 1e-9
