@@ -55,6 +55,7 @@ def run(options: Options) -> Iterator[Line]:
                         _SHORT_NAMES[name], ours, peer, _Prompts(model, options), runs
                     )
             yield from _batches(_SHORT_NAMES[name], ours, _Prompts(model, options), runs)
+            yield from _written_together(_SHORT_NAMES[name], ours, _Prompts(model, options), runs)
 
 
 class _Prompts:
@@ -159,6 +160,29 @@ def _batches(model: str, ours: EngineProcess, prompts: _Prompts, runs: int) -> I
             ours=_BATCHED_REPORTS / time_s,
             theirs=_BATCHED_REPORTS / alone,
             unit="reports/s",
+            runs=runs,
+            peer="the same engine, one at a time",
+        )
+
+
+def _written_together(
+    model: str, ours: EngineProcess, prompts: _Prompts, runs: int
+) -> Iterator[Line]:
+    """Answers written at once against the same engine writing one."""
+
+    def seconds(batch: int) -> float:
+        some = [prompts.random(256) for _ in range(batch)]
+        return ours.ask("decode_together", some, _DECODED_TOKENS)
+
+    seconds(1), seconds(max(_BATCHES))  # warm
+    found = [(seconds(1), *(seconds(batch) for batch in _BATCHES)) for _ in range(runs)]
+    alone, *together = (statistics.median(times) for times in zip(*found, strict=True))
+    for batch, time_s in zip(_BATCHES, together, strict=True):
+        yield Line(
+            case=f"decode of {batch} together after 256 {model}",
+            ours=batch * _DECODED_TOKENS / time_s,
+            theirs=_DECODED_TOKENS / alone,
+            unit="tokens/s",
             runs=runs,
             peer="the same engine, one at a time",
         )

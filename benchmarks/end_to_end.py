@@ -32,6 +32,17 @@ template = "Findings: {{text}}\\nIs this chest X-ray normal or abnormal? Answer 
 [policy]
 {policy}
 """
+_WRITING_TASK = """
+name = "bench-write"
+kind = "generate"
+[prompt]
+system = "You are a radiologist's assistant. You write the impression of a report in at most three short sentences."
+template = "Findings:\\n{text}\\n\\nImpression:"
+[limits]
+max_output_tokens = 48
+[policy]
+local_threshold = 0.0
+"""
 _POLICIES = {
     "local": "local_threshold = 0.0",
     "elsewhere": "may_stay_local = false",
@@ -49,11 +60,13 @@ def run(options: Options) -> Iterator[Line]:
         for task, policy in _POLICIES.items():
             document = _TASK.format(name=f"bench-{task}", policy=policy)
             (tasks / f"{task}.toml").write_text(document, encoding="utf-8")
+        (tasks / "write.toml").write_text(_WRITING_TASK, encoding="utf-8")
         flags: dict[str, Any] = {"tasks": (tasks,), "state_folder": folder / "state"}
         with EdgeAgent.from_config(None, **flags, cloud=NOWHERE) as agent:
             yield from _route(agent, "bench-local", Route.LOCAL, texts)
             yield from _route(agent, "bench-elsewhere", Route.QUEUED, texts)
             yield from _rates(agent, "bench-local", texts)
+            yield from _writing_rates(agent, "bench-write", texts[: 8 if options.quick else 32])
         if not options.quick:
             yield from _cloud(folder, flags, texts[:50])
 
@@ -122,6 +135,33 @@ def _share_beside_models(answer: Answer) -> float:
     """Part of the time in which no model ran; the cloud step counts as model time, wire included."""
     model_ms = sum(answer.latency_ms.get(step, 0.0) for step in ("local_model", "cloud"))
     return 1 - model_ms / answer.latency_ms["total"]
+
+
+def _writing_rates(agent: EdgeAgent, task: str, texts: Sequence[str]) -> Iterator[Line]:
+    """Have notes written for one caller, and for several at once."""
+
+    def tokens_and_seconds(num_callers: int) -> tuple[int, float]:
+        with ThreadPoolExecutor(num_callers) as pool:
+            started = time.perf_counter()
+            answers = list(pool.map(lambda text: agent.ask(text, task=task), texts))
+            return sum(one.usage.output_tokens for one in answers), time.perf_counter() - started
+
+    tokens_and_seconds(NUM_THREADS)  # warm
+    num_tokens, alone_s = tokens_and_seconds(1)
+    for num_callers in (2, 4, 8):
+        num_together, together_s = tokens_and_seconds(num_callers)
+        for what, unit, ours, theirs in (
+            ("notes", "notes/s", len(texts) / together_s, len(texts) / alone_s),
+            ("tokens", "tokens/s", num_together / together_s, num_tokens / alone_s),
+        ):
+            yield Line(
+                case=f"written {what} LOCAL, {num_callers} callers",
+                ours=ours,
+                theirs=theirs,
+                unit=unit,
+                runs=len(texts),
+                peer="the same agent, one caller",
+            )
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:
