@@ -43,11 +43,31 @@ def serve_http(config: EdgeConfig, *, on_ready: Callable[[str], None] | None = N
         allowed_hosts=(*LOOPBACK_NAMES, name, *config.http.allowed_hosts),
         max_body_bytes=config.http.max_body_bytes,
     )
-    with EdgeAgent.from_settings(config) as agent, kept_certificate(config.cloud):
+    with (
+        EdgeAgent.from_settings(config) as agent,
+        kept_certificate(config.cloud),
+        _followed_channel(config, agent),
+    ):
         app = create_app(
             agent, default_task=agent.default_task, metrics=agent.metrics, settings=settings
         )
         run_app(app, host=host, port=config.http.port, on_ready=on_ready)
+
+
+@contextmanager
+def _followed_channel(config: EdgeConfig, agent: EdgeAgent) -> Iterator[None]:
+    """Take releases over while the agent answers, where the configuration names their channel."""
+    if not config.sync.channel or config.offline or agent.stay is None:
+        yield
+        return
+    from edge_agent.sync.worker import SyncWorker
+
+    worker = SyncWorker(config, agent, stay=agent.stay)
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.close()
 
 
 def run_app(

@@ -1,6 +1,8 @@
 """A new certificate and a new plan reach a serving agent as a release of kilobytes, and both are used."""
 
 import json
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -151,3 +153,30 @@ def test_certificate_and_plan_of_a_small_release_are_used(publisher, tmp_path):
                 print(f"certificate and plan in use {seconds:.1f} s after they were set")
             finally:
                 worker.close()
+
+
+def test_a_served_agent_follows_its_channel(publisher, tmp_path):
+    (tmp_path / "root.json").write_bytes(publisher.repository.read("1.root.json"))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "cxr.toml").write_bytes(TASK)
+    with Server(ReleasesConfig(directory=publisher.folder)) as server:
+        (tmp_path / "edge.toml").write_text(
+            f'state_folder = "{tmp_path / "state"}"\ncache_folder = "{tmp_path / "cache"}"\n'
+            f'default_task = "cxr"\ntasks = ["tasks"]\n[http]\nport = 0\n[anonymizer]\nlanguages = []\n'
+            f'[model]\nname = "{tmp_path / "model"}"\nthreads = 1\ncontext_tokens = 256\n'
+            f'[cloud]\ntarget = "127.0.0.1:{server.port}"\ninsecure_loopback = true\n'
+            '[sync]\nchannel = "cxr"\nroot = "root.json"\ndevice_id = "clinic/ct-1"\nhint_jitter_s = 0.0\n'
+        )
+        command = "from edge_agent.cli import main; main()"
+        with subprocess.Popen(
+            [sys.executable, "-c", command, "serve", "--config", str(tmp_path / "edge.toml")],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                wait_for(lambda: (tmp_path / "state/sync/current").is_symlink())
+            finally:
+                process.terminate()
+                _, errors = process.communicate(timeout=30)
+    assert "listening on" in errors
+    assert process.returncode == 0
