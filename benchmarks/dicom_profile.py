@@ -23,7 +23,6 @@ from edge_agent.dicom.files import deidentify, deidentify_file
 from edge_agent.errors import InputError
 
 _SECRET = b"a secret for the benchmark"
-_Treat = Callable[[object], object]
 
 
 def run(options: Options) -> Iterator[Line]:

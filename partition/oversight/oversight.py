@@ -187,10 +187,6 @@ class Oversight:
             if found is not None:
                 write_watch(connection, task, replace(found, drift=found.drift.after(score)))
 
-    def draws_audit(self, request_id: str) -> bool:
-        """Whether this request is audited if its answer stays local; the same before and after the answer."""
-        return self._plan.draws(request_id)
-
     def begin_audit(self, task: str, request_id: str, answer: str = "") -> bool:
         """Note that a local answer waits for its label, if it was drawn.
 

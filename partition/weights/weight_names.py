@@ -49,11 +49,6 @@ def layer_weight(layer: int, name: str) -> str:
     return f"model.layers.{layer}.{name}"
 
 
-def layer_weight_names(spec: ModelSpec) -> tuple[str, ...]:
-    """The weights of every layer of such a model, named within the layer."""
-    return tuple(_layer_names(spec))
-
-
 def gguf_names(spec: ModelSpec) -> dict[str, ForeignWeight]:
     """Map every weight of a model, in our names, to its place in a GGUF file; without the head where it is tied."""
     names = {EMBEDDING: ForeignWeight(name="token_embd.weight")}
