@@ -15,11 +15,11 @@ import grpc
 import numpy as np
 import platformdirs
 
+from benchmarks._served_cloud import device_credentials
 from benchmarks._service_process import service_process
 from benchmarks._shaped_link import ShapedLink
 from cloud_service.identity import Identity
 from cloud_service.tenancy import pki
-from edge_agent.cloud.cloud import CloudModel
 from edge_agent.cloud.extend_stream import FRAME_BYTES, ExtendStream
 from edge_agent.cloud.frame_channel import FrameChannel
 from edge_agent.cloud.model_survey import ModelSurvey
@@ -31,6 +31,7 @@ from edge_agent.extend.verify import Verification, VerifyResult
 from partition.extend.activations import Codec
 from partition.extend.draft_length import Acceptance, RoundCosts
 from partition.extend.frame_messages import Opening
+from partition.extend.model_card import ModelCard, card_from_message
 from partition.extend.split import SplittingSession
 from partition.extend.verify import DraftingSession
 from partition.generation.sampling import SamplingRule, choose
@@ -138,13 +139,7 @@ class CloudPair:
     @contextmanager
     def over(self, *, round_trip_s: float, bytes_per_s: float) -> Iterator[None]:
         """Reach the service over a link."""
-        files = pki.CertificateFolder(self._root)
-        pair = files.device(DEVICE)
-        credentials = grpc.ssl_channel_credentials(
-            files.authority.certificate.read_bytes(),
-            pair.key.read_bytes(),
-            pair.certificate.read_bytes(),
-        )
+        credentials = device_credentials(self._root, DEVICE)
         options = (("grpc.enable_http_proxy", 0),)
         with (
             ShapedLink(self.port, round_trip_s=round_trip_s, bytes_per_s=bytes_per_s) as link,
@@ -175,13 +170,7 @@ class CloudPair:
 
         large_bytes = round(min(262_144, max(16_384, 0.2 * bytes_per_s)))
         found = probe(exchange, clock=time.perf_counter, num_large=2, large_bytes=large_bytes)
-        return Link(
-            round_trip_s=found.round_trip_s,
-            round_trip_p95_s=found.round_trip_p95_s,
-            jitter_s=found.jitter_s,
-            up_bytes_per_s=found.up_bytes_per_s,
-            down_bytes_per_s=found.down_bytes_per_s,
-        )
+        return Link.of(found)
 
     def stream(self, text: str, limit: int, *, sampling: SamplingRule = GREEDY) -> Timing:
         """Have the cloud answer alone, streaming."""
@@ -302,19 +291,10 @@ class CloudPair:
         return ModelSurvey(self._open, self._known, clock=time.perf_counter).measure()
 
     @property
-    def _known(self) -> CloudModel:
+    def _known(self) -> ModelCard:
         card = self._card
         assert card is not None
-        return CloudModel(
-            model=card.model,
-            fingerprint=card.fingerprint,
-            tokenizer_sha256=card.tokenizer_sha256,
-            chat_template_sha256=card.chat_template_sha256,
-            vocabulary_size=card.vocabulary_size,
-            num_layers=card.num_layers,
-            hidden_size=card.hidden_size,
-            context_tokens=card.context_tokens,
-        )
+        return card_from_message(card)
 
     def _open(self, opening: Opening) -> ExtendStream:
         @contextmanager

@@ -95,14 +95,7 @@ def _measure(config: EdgeConfig, cloud: CloudClient) -> DeviceProfile:
 def _measure_link(cloud: CloudClient) -> Link:
     from partition.planning.profile import Link
 
-    found = cloud.probe_link()
-    return Link(
-        round_trip_s=found.round_trip_s,
-        round_trip_p95_s=found.round_trip_p95_s,
-        jitter_s=found.jitter_s,
-        up_bytes_per_s=found.up_bytes_per_s,
-        down_bytes_per_s=found.down_bytes_per_s,
-    )
+    return Link.of(cloud.probe_link())
 
 
 def _measure_cloud(cloud: CloudClient) -> Compute:

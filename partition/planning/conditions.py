@@ -109,7 +109,7 @@ class Conditions:
 
     def _scenario(self, scenario: Scenario) -> Scenario:
         if self._link is not None:
-            scenario = replace(scenario, link=_link(self._link.state))
+            scenario = replace(scenario, link=Link.of(self._link.state))
         slowdown = self._slowdown.value
         if scenario.cloud is not None and slowdown is not None:
             extra = (slowdown - 1) * scenario.cloud.decode(scenario.workload.mean_context)
@@ -145,14 +145,4 @@ def _state(link: Link) -> LinkState:
         jitter_s=link.jitter_s,
         up_bytes_per_s=link.up_bytes_per_s,
         down_bytes_per_s=link.down_bytes_per_s,
-    )
-
-
-def _link(state: LinkState) -> Link:
-    return Link(
-        round_trip_s=state.round_trip_s,
-        round_trip_p95_s=state.round_trip_p95_s,
-        jitter_s=state.jitter_s,
-        up_bytes_per_s=state.up_bytes_per_s,
-        down_bytes_per_s=state.down_bytes_per_s,
     )

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from partition.errors import ProfileError
+from partition.planning.link import LinkState
 
 _STRICT = ConfigDict(extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 SCHEMA_VERSION = 1
@@ -86,6 +87,17 @@ class Link:
     jitter_s: Seconds = 0.0
     up_bytes_per_s: Positive
     down_bytes_per_s: Positive
+
+    @classmethod
+    def of(cls, state: LinkState) -> Self:
+        """Write down a link as it was seen."""
+        return cls(
+            round_trip_s=state.round_trip_s,
+            round_trip_p95_s=state.round_trip_p95_s,
+            jitter_s=state.jitter_s,
+            up_bytes_per_s=state.up_bytes_per_s,
+            down_bytes_per_s=state.down_bytes_per_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
