@@ -14,7 +14,7 @@ import ast
 import csv
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks._bootstrap import bootstrap_interval
 from benchmarks.line import Line
 from partition.calibration.quality import apgr, auroc, cloud_share_for, quality_by_cloud_share
 
@@ -89,8 +90,8 @@ def _set_lines(name: str, rows: Sequence[_Row], runs: int) -> Iterator[Line]:
             unit="APGR",
             runs=1,
         )
-        low, high = _interval(
-            len(rows),
+        low, high = bootstrap_interval(
+            np.arange(len(rows)),
             lambda chosen, score=score: apgr(
                 *quality_by_cloud_share(score[chosen], edge[chosen], cloud[chosen])
             ),
@@ -182,12 +183,3 @@ def _value(node: ast.AST) -> float:
             return _value(left) / _value(right)
         case _:
             raise ValueError("no sum")
-
-
-def _interval(
-    size: int, figure: Callable[[NDArray[np.int_]], float], runs: int
-) -> tuple[float, float]:
-    rng = np.random.default_rng(3)
-    values = [figure(rng.integers(0, size, size)) for _ in range(runs)]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)

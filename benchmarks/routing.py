@@ -11,36 +11,33 @@ more than case, digits and punctuation.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._bootstrap import bootstrap_interval, figure_lines
 from benchmarks._judged_answers import JudgedAnswers, judge
 from benchmarks._model_outputs import Example, cached_outputs, compute_outputs, read_examples
 from benchmarks._published_pairs import replay_lines
+from benchmarks._tier_pair import CONFIDENCE, TierPair, pair_lines
 from benchmarks._worlds import Answers, alarm_lines, guarantee_lines, world_lines
 from benchmarks.line import Line, Options
 from partition.calibration.calibration import Claim, certify, divide, sample_of
 from partition.calibration.gate_training import train_gate
 from partition.calibration.quality import (
-    apgr,
     aurc,
     auroc,
     brier,
     calibration_error,
-    cloud_share_for,
     excess_aurc,
-    quality_by_cloud_share,
 )
 from partition.errors import CalibrationError
 from partition.task import Task, load_task
 
 EDGE_MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 CLOUD_MODEL = "qwen2.5-coder-1.5b-instruct"
-CONFIDENCE = 0.95
 _NUM_DIVISIONS = 6
 _MIN_OUTPUTS = 100  # of one model, for any figure
 _QUICK_MODEL_S = 30.0  # how long --quick asks a model when nothing is on disk
@@ -49,8 +46,6 @@ _TASKS = {
     "cxr": _HERE.parent / "edge_agent" / "tasks" / "cxr-triage.toml",
     "headlines": _HERE / "tasks" / "headlines.toml",
 }
-Floats = NDArray[np.float64]
-Rows = NDArray[np.int_]
 
 
 def run(options: Options) -> Iterator[Line]:
@@ -109,7 +104,7 @@ def _confidence_lines(case: str, judged: JudgedAnswers, options: Options) -> Ite
         def gain(rows: NDArray[np.int_], plain: NDArray[np.float64] = plain) -> float:
             return auroc(judged.scores[rows], right[rows]) - auroc(plain[rows], right[rows])
 
-        low, high = _interval(judged.groups, gain, runs)
+        low, high = bootstrap_interval(judged.groups, gain, runs)
         yield Line(case=f"auroc-gain-low over-{name} {case}", ours=low, unit="AUROC", runs=runs)
         yield Line(case=f"auroc-gain-high over-{name} {case}", ours=high, unit="AUROC", runs=runs)
     plain = judged.plain["max-probability"]
@@ -207,26 +202,6 @@ def _gate_lines(case: str, judged: JudgedAnswers) -> Iterator[Line]:
             yield Line(case=f"{label} {at}", ours=share, unit="share of requests", runs=1)
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class _Pair:
-    """Both tiers on the requests that both have answered; arrays ``(n,)``."""
-
-    case: str
-    edge_right: Floats
-    cloud_right: Floats
-    groups: Rows
-    scores: dict[str, Floats]  # by row of the table, higher stays local longer
-
-    def curve(self, name: str, chosen: Rows) -> tuple[Floats, Floats]:
-        return quality_by_cloud_share(
-            self.scores[name][chosen], self.edge_right[chosen], self.cloud_right[chosen]
-        )
-
-    @property
-    def everyone(self) -> Rows:
-        return np.arange(len(self.edge_right))
-
-
 def _routing_lines(
     name: str, model: str, task: Task, judged: JudgedAnswers, options: Options
 ) -> Iterator[Line]:
@@ -238,7 +213,7 @@ def _routing_lines(
     examples = [judged.examples[index] for index in rows]
     edge_right = judged.right[rows].astype(np.float64)
     cloud_right = np.array([float(cloud[item.id].answer.text == item.label) for item in examples])
-    pair = _Pair(
+    pair = TierPair(
         case=f"{name} cloud-{CLOUD_MODEL} n-{len(rows)}",
         edge_right=edge_right,
         cloud_right=cloud_right,
@@ -257,7 +232,7 @@ def _routing_lines(
         )
     for label, right in single.items():
         groups = pair.groups if len(right) == len(rows) else pair.groups[both]
-        yield from _with_interval(
+        yield from figure_lines(
             f"quality {label} {pair.case}",
             lambda chosen, right=right: float(right[chosen].mean()),
             np.arange(len(right)),
@@ -265,144 +240,8 @@ def _routing_lines(
             "share right",
             runs,
         )
-    yield from _certified_pair_lines(pair, judged, rows, runs)
-    yield from _table_lines(pair, runs)
-    low, high = _interval(
-        pair.groups, lambda chosen: float((cloud_right[chosen] - edge_right[chosen]).mean()), runs
-    )
-    yield Line(case=f"quality-gap-low {pair.case}", ours=low, unit="share right", runs=runs)
-    yield Line(case=f"quality-gap-high {pair.case}", ours=high, unit="share right", runs=runs)
-    if low > 0:  # else there is no gap that could be recovered: APGR would mean nothing
-        yield from _recovery_lines(pair, runs)
-
-
-def _certified_pair_lines(
-    pair: _Pair, judged: JudgedAnswers, rows: Rows, runs: int
-) -> Iterator[Line]:
-    """Everything together where the certificate stands: certified answers local, all others in the cloud."""
-    for max_error in (0.05, 0.10):
-        claim = Claim(max_error=max_error, confidence=CONFIDENCE)
-        threshold = certify(divide(judged.records), claim).threshold
-        if threshold is None:
-            continue
-        stays = judged.scores[rows] >= threshold
-        right = np.where(stays, pair.edge_right, pair.cloud_right)
-
-        def gain(chosen: Rows, right: Floats = right) -> float:
-            return float((right[chosen] - pair.cloud_right[chosen]).mean())
-
-        low, high = _interval(pair.groups, gain, runs)
-        at = f"certified-{max_error:g} local-{stays.mean():.2f} {pair.case}"
-        yield Line(
-            case=f"quality {at}",
-            ours=float(right.mean()),
-            theirs=float(pair.cloud_right.mean()),
-            peer="cloud-only",
-            unit="share right",
-            runs=1,
-        )
-        yield Line(case=f"quality-gain-low {at}", ours=low, unit="share right", runs=runs)
-        yield Line(case=f"quality-gain-high {at}", ours=high, unit="share right", runs=runs)
-
-
-def _table_lines(pair: _Pair, runs: int) -> Iterator[Line]:
-    """Quality of all answers together with a quarter, half and three quarters of the requests in the cloud."""
-    for share in (0.25, 0.5, 0.75):
-        by_lot = (1 - share) * pair.edge_right.mean() + share * pair.cloud_right.mean()
-        for name in pair.scores:
-
-            def quality(chosen: Rows, name: str = name, share: float = share) -> float:
-                return float(pair.curve(name, chosen)[1][round(share * len(chosen))])
-
-            yield from _with_interval(
-                f"quality {name} cloud-share-{share:g} {pair.case}",
-                quality,
-                pair.everyone,
-                pair.groups,
-                "share right",
-                runs,
-                theirs=float(by_lot),
-                peer="random",
-            )
-
-
-def _recovery_lines(pair: _Pair, runs: int) -> Iterator[Line]:
-    """APGR and CPT of every row, and what the scorer gains over each plain feature."""
-    for name in pair.scores:
-
-        def recovered(chosen: Rows, name: str = name) -> float:
-            return apgr(*pair.curve(name, chosen))
-
-        yield from _with_interval(
-            f"apgr {name} {pair.case}",
-            recovered,
-            pair.everyone,
-            pair.groups,
-            "APGR",
-            runs,
-            theirs=0.5,
-            peer="random",
-        )
-        for share in (0.5, 0.8):
-            yield Line(
-                case=f"cpt-{100 * share:.0f} {name} {pair.case}",
-                ours=cloud_share_for(*pair.curve(name, pair.everyone), share),
-                theirs=share,
-                peer="random",
-                unit="share sent to the cloud",
-                runs=1,
-                less_is_better=True,
-            )
-    for plain in ("max-probability", "token-entropy"):
-
-        def gain(chosen: Rows, plain: str = plain) -> float:
-            ours, theirs = (apgr(*pair.curve(name, chosen)) for name in ("scorer", plain))
-            return ours - theirs
-
-        low, high = _interval(pair.groups, gain, runs)
-        yield Line(case=f"apgr-gain-low over-{plain} {pair.case}", ours=low, unit="APGR", runs=runs)
-        yield Line(
-            case=f"apgr-gain-high over-{plain} {pair.case}", ours=high, unit="APGR", runs=runs
-        )
-
-
-def _with_interval(
-    case: str,
-    figure: Callable[[Rows], float],
-    everyone: Rows,
-    groups: Rows,
-    unit: str,
-    runs: int,
-    *,
-    theirs: float | None = None,
-    peer: str | None = None,
-) -> Iterator[Line]:
-    """A figure, and the ends of its interval."""
-    name, _, rest = case.partition(" ")
-    yield Line(case=case, ours=figure(everyone), theirs=theirs, peer=peer, unit=unit, runs=1)
-    low, high = _interval(groups, figure, runs)
-    yield Line(case=f"{name}-low {rest}", ours=low, unit=unit, runs=runs)
-    yield Line(case=f"{name}-high {rest}", ours=high, unit=unit, runs=runs)
+    yield from pair_lines(pair, judged, rows, runs)
 
 
 def _num_resamples(options: Options) -> int:
     return 200 if options.quick else 1000
-
-
-def _interval(
-    groups: NDArray[np.int_], figure: Callable[[NDArray[np.int_]], float], runs: int
-) -> tuple[float, float]:
-    """95 % bootstrap interval of a figure of rows, whole groups drawn with replacement."""
-    rng = np.random.default_rng(3)
-    order = np.argsort(groups, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-    values = [
-        figure(
-            np.concatenate(
-                [members[index] for index in rng.integers(0, len(members), len(members))]
-            )
-        )
-        for _ in range(runs)
-    ]
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
