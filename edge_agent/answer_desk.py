@@ -1,8 +1,9 @@
 """Where the requests to one model meet: what waits at the same time is run together, and nobody waits for company.
 
 One thread runs the model, and lives while there is work. A request that comes alone is begun at once; those that come
-meanwhile are taken in at the next token: prompts with labels run side by side, answers are written together, a token of each
-in one run. Each caller waits in a thread of its own, in which it also gets its text, so that a slow reader stops nobody else.
+meanwhile are taken in at the next token: answers are written together, a token of each in one run, and a verdict is given
+between two tokens. Each caller waits in a thread of its own, in which it also gets its text, so that a slow reader stops nobody
+else. Nobody's answer depends on the company: verdicts are given one by one, since side by side their scores would.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ T = TypeVar("T")
 
 _PIECES_AHEAD: Final = 64  # of text that a slow reader has not taken; then its answer waits
 _READER_POLL_S: Final = 0.02
-_MOST_PROMPTS: Final = 8  # that are offered to one run; more never pay
 
 
 class AnswerDesk:
@@ -117,30 +117,22 @@ class AnswerDesk:
                 choosing = [one for one in self._waiting if isinstance(one, _Choosing)]
                 writing = [one for one in self._waiting if isinstance(one, _Writing)]
             if choosing:
-                self._choose_some(choosing)
+                self._choose(choosing[0])
             # Those that write already are kept waiting by one prompt at most.
             room = 1 if self._writings else self._max_batch
             for order in writing[: min(room, self._max_batch - len(self._writings))]:
                 self._begin(order)
             self._write_on()
 
-    def _choose_some(self, orders: list[_Choosing]) -> None:
-        first = orders[0]
-        alike = [one for one in orders if one.candidates == first.candidates][:_MOST_PROMPTS]
+    def _choose(self, order: _Choosing) -> None:
+        self._leave(order)
         try:
             with self._lock:
-                found = self._generator.reader.choose_next(
-                    [one.ids for one in alike], [one.candidates for one in alike], cancel=first
-                )
-        except (
-            Exception
-        ) as error:  # crosses to the first caller's thread; the others are tried again without it
-            self._leave(first)
-            first.fail(error)
+                choice = self._generator.reader.choose(order.ids, order.candidates, cancel=order)
+        except Exception as error:  # crosses to the caller's thread
+            order.fail(error)
             return
-        for order, choice in zip(alike, found, strict=False):
-            self._leave(order)
-            order.finish(choice)
+        order.finish(choice)
 
     def _begin(self, order: _Writing) -> None:
         self._leave(order)

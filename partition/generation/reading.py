@@ -98,7 +98,8 @@ class Reader:
         """Prefill prompts and score the possible answers of each, as many in one run as pay.
 
         Prompts of any lengths lie side by side behind what they begin with alike, which is run once, each followed by its
-        candidates (:mod:`partition.stages.branches`). Each gets what it would get alone.
+        candidates (:mod:`partition.stages.branches`). Each gets what it would get alone but for rounding: sums of attention have another
+        order, which 8 bits behind it make as large as what they cost anyway.
 
         Args:
             prompts: Token ids.
@@ -116,18 +117,6 @@ class Reader:
         while len(found) < len(prompts):
             found += self._choose_next(prompts[len(found) :], labels[len(found) :], cancel)
         return tuple(found)
-
-    def choose_next(
-        self,
-        prompts: Sequence[Sequence[int]],
-        candidates: Sequence[Sequence[Sequence[int]]],
-        *,
-        cancel: GivingUp | None = None,
-    ) -> list[Choice]:
-        """As :meth:`choose_many`, but only the first few, as many as pay in one run."""
-        for ids in prompts:
-            self.check_length(ids)
-        return self._choose_next(prompts, [LabelTree.of(some) for some in candidates], cancel)
 
     def check_length(self, ids: Sequence[int]) -> None:
         """Refuse a prompt that is too long; may be called by any thread.
