@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from edge_agent.locked_stage import ModelClosedError
+from edge_agent.locked_stage import ModelClosedError, TurnLock
 
 if TYPE_CHECKING:
     from partition.generation.choice import Choice
@@ -31,7 +31,7 @@ _READER_POLL_S: Final = 0.02
 class AnswerDesk:
     """Runs one model for many callers. Thread-safe."""
 
-    def __init__(self, generator: Generator, lock: threading.Lock, *, max_batch: int) -> None:
+    def __init__(self, generator: Generator, lock: TurnLock, *, max_batch: int) -> None:
         """Open the desk; no thread is started before the first request.
 
         Args:
@@ -105,6 +105,19 @@ class AnswerDesk:
     # --- in the desk's thread
 
     def _serve(self) -> None:
+        try:
+            self._run_all()
+        except BaseException as error:  # nobody may wait for ever, whatever went wrong here
+            with self._changed:
+                for order in (*self._waiting, *self._writings):
+                    order.fail(RuntimeError(f"the model failed: {type(error).__name__}"))
+                self._waiting.clear()
+                self._writings.clear()
+                self._is_running = False
+                self._changed.notify_all()
+            raise
+
+    def _run_all(self) -> None:
         while True:
             with self._changed:
                 if not self._waiting and not self._writings:

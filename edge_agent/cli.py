@@ -102,7 +102,7 @@ def ask(
 )
 @click.option(
     "--parallel",
-    default=2,
+    default=8,
     show_default=True,
     type=click.IntRange(1, 64),
     help="Requests under way at once.",
