@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from edge_agent.locked_stage import ModelClosedError, TurnLock
+from edge_agent.locked_stage import ModelClosedError
 
 if TYPE_CHECKING:
     from partition.generation.choice import Choice
@@ -31,7 +31,7 @@ _READER_POLL_S: Final = 0.02
 class AnswerDesk:
     """Runs one model for many callers. Thread-safe."""
 
-    def __init__(self, generator: Generator, lock: TurnLock, *, max_batch: int) -> None:
+    def __init__(self, generator: Generator, lock: threading.Lock, *, max_batch: int) -> None:
         """Open the desk; no thread is started before the first request.
 
         Args:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from edge_agent.answer_desk import AnswerDesk
 from edge_agent.errors import RequestStoppedError
 from edge_agent.flow import LabelScore, LocalAnswer, Request
-from edge_agent.locked_stage import LockedStage, TurnLock
+from edge_agent.locked_stage import LockedStage
 from partition.task import Message, Task, TaskKind
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class LocalModel:
 
         self.origin = origin  # of :func:`origin_of`
         self.max_batch = max_batch  # answers written at once
-        self._lock = TurnLock()  # of the stage, for each run
+        self._lock = threading.Lock()  # of the stage, for each run
         self._owning = threading.Lock()
         self._num_owners = 1
         self._is_closed = False

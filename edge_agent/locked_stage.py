@@ -20,21 +20,6 @@ class ModelClosedError(PartitionError):
     """The model went away in the middle of a draft; the cloud still has the request as text."""
 
 
-class TurnLock:
-    """A lock that whoever waits for it gets next: without that, who takes it again and again may keep it from all others."""
-
-    def __init__(self) -> None:
-        self._door = threading.Lock()  # held while waiting
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._door:
-            self._lock.acquire()
-
-    def __exit__(self, *exception: object) -> None:
-        self._lock.release()
-
-
 class LockedStage:
     """Implements :class:`partition.stages.stage.Stage`, each call under a lock. Use a session of your own name.
 
@@ -44,7 +29,7 @@ class LockedStage:
         is_open: Asked under the lock: False once the owner has closed the stage, for a newer release say.
     """
 
-    def __init__(self, stage: OnnxStage, lock: TurnLock, *, is_open: Callable[[], bool]) -> None:
+    def __init__(self, stage: OnnxStage, lock: threading.Lock, *, is_open: Callable[[], bool]) -> None:
         self._stage = stage
         self._lock = lock
         self._is_open = is_open

@@ -18,7 +18,7 @@ from edge_agent.cancellation import Cancellation
 from edge_agent.errors import RequestStoppedError
 from edge_agent.flow import LocalAnswer, Request
 from edge_agent.local_model import LocalModel
-from edge_agent.locked_stage import ModelClosedError, TurnLock
+from edge_agent.locked_stage import ModelClosedError
 from partition.errors import ContextLengthError, MemoryLimitError
 from partition.generation.generation import Generator
 from partition.generation.sampling import SamplingRule
@@ -248,27 +248,6 @@ def test_closing_waits_for_answers_and_refuses_new_ones(folder: Path) -> None:
         ask(model, WRITE, "a")
     with pytest.raises(ModelClosedError, match="ask again"):
         ask(model, SORT, "a")
-
-
-def test_who_waits_for_a_lock_gets_it_before_who_takes_it_again() -> None:
-    lock, order = TurnLock(), []
-    is_held = threading.Event()
-
-    def again_and_again() -> None:
-        for _ in range(50):
-            with lock:
-                is_held.set()
-                order.append("again")
-                time.sleep(0.002)
-
-    busy = threading.Thread(target=again_and_again)
-    busy.start()
-    is_held.wait(PATIENCE_S)
-    with lock:
-        order.append("waiting")
-    busy.join()
-    # The one that had it, and at most one that was at the door already.
-    assert order.index("waiting") <= 25
 
 
 def test_no_thread_stays_when_there_is_nothing_to_do(model: LocalModel) -> None:
