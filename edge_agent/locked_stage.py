@@ -29,7 +29,9 @@ class LockedStage:
         is_open: Asked under the lock: False once the owner has closed the stage, for a newer release say.
     """
 
-    def __init__(self, stage: OnnxStage, lock: threading.Lock, *, is_open: Callable[[], bool]) -> None:
+    def __init__(
+        self, stage: OnnxStage, lock: threading.Lock, *, is_open: Callable[[], bool]
+    ) -> None:
         self._stage = stage
         self._lock = lock
         self._is_open = is_open
