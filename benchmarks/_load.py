@@ -57,6 +57,10 @@ class Requests:
             max_output_tokens=self._num_tokens,
         )
 
+    def pause_s(self, mean_s: float) -> float:
+        """How long a caller thinks before its next one."""
+        return self._chance.expovariate(1 / mean_s)
+
 
 class Client:
     """The channel of one tenant."""
@@ -103,9 +107,15 @@ class Client:
 
 
 async def closed_loop(
-    client: Client, requests: Requests, *, clients: int, seconds: float, deadline_s: float
+    client: Client,
+    requests: Requests,
+    *,
+    clients: int,
+    seconds: float,
+    deadline_s: float,
+    pause_s: float = 0.0,
 ) -> list[Outcome]:
-    """So many callers, each of whom asks again when answered."""
+    """So many callers, each of whom asks again when answered, after a pause of random length with this mean."""
     until_s = time.perf_counter() + seconds
     outcomes: list[Outcome] = []
 
@@ -115,6 +125,8 @@ async def closed_loop(
             outcomes.append(outcome)
             if outcome.error is not None:
                 await asyncio.sleep(outcome.error.retry_after_s or 0.05)
+            elif pause_s:
+                await asyncio.sleep(requests.pause_s(pause_s))
 
     await asyncio.gather(*(caller() for _ in range(clients)))
     return outcomes

@@ -19,6 +19,17 @@ from cloud_service.tenancy import pki
 TENANTS = ("polite", "flood")
 
 
+def device_credentials(root: Path, device: Identity) -> grpc.ChannelCredentials:
+    """Of a device whose certificate ``pki`` made in a folder."""
+    folder = pki.CertificateFolder(root)
+    pair = folder.device(device)
+    return grpc.ssl_channel_credentials(
+        folder.authority.certificate.read_bytes(),
+        pair.key.read_bytes(),
+        pair.certificate.read_bytes(),
+    )
+
+
 @dataclass(frozen=True)
 class ServedCloud:
     """A service that is ready."""
@@ -30,13 +41,7 @@ class ServedCloud:
 
     def credentials(self, tenant: str) -> grpc.ChannelCredentials:
         """Of the device of a tenant."""
-        folder = pki.CertificateFolder(self.root)
-        pair = folder.device(Identity(tenant=tenant, device="device-1"))
-        return grpc.ssl_channel_credentials(
-            folder.authority.certificate.read_bytes(),
-            pair.key.read_bytes(),
-            pair.certificate.read_bytes(),
-        )
+        return device_credentials(self.root, Identity(tenant=tenant, device="device-1"))
 
     def metric(self, name: str) -> float:
         """The sum over all labels of one sample, as Prometheus reads it now."""

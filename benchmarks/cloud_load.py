@@ -26,7 +26,8 @@ FLOOD_CALLERS = 32
 POLITE_CALLERS = 2
 POLITE_TOKENS = 8
 FLOOD_ROUNDS = 4
-ALONE_S, BESIDE_S, RISE_S = 8.0, 20.0, 2.0  # of a round
+PAUSE_S = 0.3  # between two of their requests, else both would come together ever after
+ALONE_S, BESIDE_S, RISE_S = 10.0, 20.0, 2.0  # of a round
 NUM_TOKENS = 24
 WORDS = (20, 100)
 DEADLINE_S = 8.0
@@ -83,13 +84,16 @@ async def _measure(cloud: ServedCloud, seconds: float, *, quick: bool) -> list[L
     goodput = _goodput(good, since_s=started_s, seconds=seconds)
     case = f"at {OVERLOAD:g}x overload, deadline {DEADLINE_S:g} s"
     line(f"goodput {case}, share of the peak", goodput / peak_tokens_s, "share", len(over))
-    quick = [one for one in refused if one.error is not None and one.error.retry_after_s]
+    polite_ones = [one for one in refused if one.error is not None and one.error.retry_after_s]
     line(
-        f"refused with a time to come back {case}", len(quick) / len(refused), "share", len(refused)
+        f"refused with a time to come back {case}",
+        len(polite_ones) / len(refused),
+        "share",
+        len(refused),
     )
     for q in (0.5, 0.99):
-        slow = quantile([outcome.total_s for outcome in quick], q)
-        line(f"refusal p{round(100 * q)} {case}", 1000 * slow, "ms", len(quick), less=True)
+        slow = quantile([outcome.total_s for outcome in polite_ones], q)
+        line(f"refusal p{round(100 * q)} {case}", 1000 * slow, "ms", len(polite_ones), less=True)
 
     await asyncio.sleep(RISE_S)
     alone: list[Outcome] = []
@@ -131,7 +135,12 @@ async def _measure(cloud: ServedCloud, seconds: float, *, quick: bool) -> list[L
 
 async def _polite_loop(client: Client, requests: Requests, seconds: float) -> list[Outcome]:
     return await closed_loop(
-        client, requests, clients=POLITE_CALLERS, seconds=seconds, deadline_s=AMPLE_S
+        client,
+        requests,
+        clients=POLITE_CALLERS,
+        seconds=seconds,
+        deadline_s=AMPLE_S,
+        pause_s=PAUSE_S,
     )
 
 

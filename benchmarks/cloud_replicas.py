@@ -25,6 +25,7 @@ from pathlib import Path
 import grpc
 
 from benchmarks._load import Client, Requests, closed_loop
+from benchmarks._served_cloud import device_credentials
 from benchmarks.line import Line, Options
 from cloud_service.identity import Identity
 from cloud_service.storage.envelope import load_master_key
@@ -102,7 +103,9 @@ async def _measure(cluster: RayCluster, root: Path, seconds: float) -> list[Line
 
 
 async def _tokens_per_s(address: str, root: Path, *, seconds: float) -> tuple[float, int]:
-    clients = [Client(address, _credentials(root, device), device.tenant) for device in DEVICES]
+    clients = [
+        Client(address, device_credentials(root, device), device.tenant) for device in DEVICES
+    ]
     began_s = time.perf_counter()
     outcomes = await asyncio.gather(
         *(
@@ -179,22 +182,12 @@ async def _kill_one(cluster: RayCluster, root: Path) -> tuple[float, float, floa
         await asyncio.sleep(0.2)
 
 
-def _credentials(root: Path, device: Identity) -> grpc.ChannelCredentials:
-    folder = pki.CertificateFolder(root)
-    pair = folder.device(device)
-    return grpc.ssl_channel_credentials(
-        folder.authority.certificate.read_bytes(),
-        pair.key.read_bytes(),
-        pair.certificate.read_bytes(),
-    )
-
-
 @asynccontextmanager
 async def _stub(
     address: str, root: Path, device: Identity
 ) -> AsyncIterator[inference_pb2_grpc.InferenceServiceStub]:
     """A connection of its own, as a device has: gRPC would share one between equal channels."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 200)]
-    credentials = _credentials(root, device)
+    credentials = device_credentials(root, device)
     async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
         yield inference_pb2_grpc.InferenceServiceStub(channel)

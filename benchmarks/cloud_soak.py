@@ -30,7 +30,7 @@ from partition.extend.frame_messages import (
     opening_to_message,
     reply_from_message,
 )
-from partition.extend.frames import Agreement
+from partition.extend.model_card import card_from_message
 from partition.extend.verify import DraftingSession
 from partition.generation.sampling import SamplingRule
 from protos.errors import from_rpc_error
@@ -212,15 +212,10 @@ class Soak:
 
 async def _opening(channel: grpc.aio.Channel) -> Opening:
     stub = inference_pb2_grpc.InferenceServiceStub(channel)
-    card = await stub.GetModel(inference_pb2.GetModelRequest(), timeout=30)
+    card = card_from_message(await stub.GetModel(inference_pb2.GetModelRequest(), timeout=30))
     return Opening(
         session="",
-        agreement=Agreement(
-            fingerprint=card.fingerprint,
-            tokenizer_sha256=card.tokenizer_sha256,
-            chat_template_sha256=card.chat_template_sha256,
-            vocabulary_size=card.vocabulary_size,
-        ),
+        agreement=card.agreement,
         stage_start=0,
         stage_end=card.num_layers,
         sampling=SamplingRule(),

@@ -26,6 +26,7 @@ from typing import Any
 import grpc
 
 from benchmarks._load import Client, Requests
+from benchmarks._served_cloud import device_credentials
 from benchmarks.line import Line, Options
 from cloud_service.identity import Identity
 from cloud_service.tenancy import pki
@@ -141,7 +142,7 @@ async def _ways(model: str) -> AsyncIterator[dict[str, Ask]]:
     async with AsyncExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         files = pki.create_authority(root)
-        pair = pki.issue_device(root, DEVICE)
+        pki.issue_device(root, DEVICE)
         flags: dict[str, Any] = {
             "listen": "127.0.0.1:0",
             "health_listen": None,
@@ -178,14 +179,9 @@ async def _ways(model: str) -> AsyncIterator[dict[str, Ask]]:
             _, endpoints = await stack.enter_async_context(
                 running_server(config, make_backend=same_backend)
             )
-            credentials = grpc.ssl_channel_credentials(
-                files.authority.certificate.read_bytes(),
-                pair.key.read_bytes(),
-                pair.certificate.read_bytes(),
-            )
             client = Client(
                 endpoints.address,
-                None if "insecure_loopback" in section else credentials,
+                None if "insecure_loopback" in section else device_credentials(root, DEVICE),
                 DEVICE.tenant,
             )
             stack.push_async_callback(client.close)
@@ -292,7 +288,7 @@ class _NoModel:
     """A backend that has a card and nothing to say."""
 
     def __init__(self) -> None:
-        from cloud_service.model_card import ModelCard
+        from partition.extend.model_card import ModelCard
 
         self.card = ModelCard(
             name="none",

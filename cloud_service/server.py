@@ -28,7 +28,6 @@ from cloud_service.housekeeping import Housekeeping
 from cloud_service.identity import LOOPBACK_IDENTITY
 from cloud_service.logs import Event
 from cloud_service.metrics import Metrics
-from cloud_service.model_card import ModelCard
 from cloud_service.ports import (
     open_backend_port,
     open_main_port,
@@ -37,12 +36,12 @@ from cloud_service.ports import (
     server_options,
 )
 from cloud_service.rpc.access import Access
+from cloud_service.rpc.deadlines import Deadlines
 from cloud_service.rpc.enrolment_servicer import Enrolment, EnrolmentServicer
 from cloud_service.rpc.interceptors import (
     GuardInterceptor,
     RunningCalls,
     observed,
-    timed,
     traced,
     translated,
 )
@@ -60,6 +59,7 @@ from cloud_service.storage.state_store import StateStore, open_state
 from cloud_service.tenancy.devices import Devices
 from cloud_service.tenancy.tenants import make_tenants
 from cloud_service.tenancy.tokens import TokenVerifier
+from partition.extend.model_card import ModelCard
 from protos.enrolment.v1 import enrolment_pb2, enrolment_pb2_grpc
 from protos.errors import UnavailableError
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
@@ -136,6 +136,7 @@ class CloudServer:
         self._housekeeping = Housekeeping(self._parts, devices)
         self._enrolment = Enrolment(config, store, devices)
         self._calls = RunningCalls()
+        self.metrics.rpc_in_flight.set_function(lambda: len(self._calls))
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._server = self._make_server()
@@ -222,7 +223,7 @@ class CloudServer:
             observed(self.metrics),
             translated(),
             self._calls.guard,
-            timed(self.metrics),
+            Deadlines(self.metrics).guard,
             self._access.identified,
             self._access.metered,
         )

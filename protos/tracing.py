@@ -41,7 +41,7 @@ class Span:
             self._inner.set_status(Status(StatusCode.ERROR, reason))
 
 
-_NO_SPAN: Final = Span()
+NO_SPAN: Final = Span()
 
 
 def are_made() -> bool:
@@ -62,7 +62,7 @@ def span(name: str, *, kind: str = "INTERNAL") -> Iterator[Span]:
         kind: INTERNAL, CLIENT or SERVER.
     """
     if not are_made():
-        yield _NO_SPAN
+        yield NO_SPAN
         return
     from opentelemetry import trace
 
@@ -99,7 +99,7 @@ def past_span(name: str, *, started_s: float, ended_s: float, **values: str | fl
 def continued_span(name: str, metadata: Iterable[tuple[str, str | bytes]]) -> Iterator[Span]:
     """Make the span of a call that is answered here, below the caller's if its metadata names one."""
     if not are_made():
-        yield _NO_SPAN
+        yield NO_SPAN
         return
     from opentelemetry import context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator

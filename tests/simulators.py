@@ -13,8 +13,9 @@ from typing import Any, Self
 import grpc
 
 from edge_agent.anonymize.anonymized import _SEAL, Anonymized
-from edge_agent.cloud.cloud import CloudAnswer, CloudModel, FinishReason, GenerateOptions, Outcome
+from edge_agent.cloud.cloud import CloudAnswer, FinishReason, GenerateOptions, Outcome
 from edge_agent.flow import Entity, LabelScore, Usage
+from partition.extend.model_card import ModelCard
 from partition.task import Message, Role, Task, TaskKind
 from protos.errors import DETAILS_KEY, RequestCancelledError, UnavailableError, WireError, to_status
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
@@ -104,11 +105,11 @@ class SimulatedCloud:
             on_text(piece + " ") if piece != answer.text.split(" ")[-1] else on_text(piece)
         return answer
 
-    def get_model(self, *, deadline_s: float = 10.0) -> CloudModel:
+    def get_model(self, *, deadline_s: float = 10.0) -> ModelCard:
         with self._lock:
             self._fail_if_told()
-        return CloudModel(
-            model="simulated",
+        return ModelCard(
+            name="simulated",
             fingerprint="simulated-1",
             tokenizer_sha256="",
             chat_template_sha256="",

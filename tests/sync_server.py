@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 
 import grpc
@@ -43,10 +42,9 @@ class Server:
         self.releases = ReleaseService(self._config)
         identity = Identity(tenant=self._tenant, device="ct-1")
 
-        @contextlib.asynccontextmanager
-        async def identified(call):
+        async def identified(call, answer):
             call.known_identity = identity
-            yield
+            return await answer(call)
 
         guards = (observed(metrics), translated(), identified)
         server = grpc.aio.server(interceptors=[GuardInterceptor(guards, metrics)])

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from cloud_service.generation import GenerationEvent, Prompt
 from cloud_service.identity import Identity
-from cloud_service.model_card import ModelCard
 from cloud_service.storage.sessions import Session
 from partition.extend.frame_messages import Opening
+from partition.extend.model_card import ModelCard
 from protos.errors import NotFoundError, UnavailableError
 
 WARM_UP_RETRY_S = 2.0

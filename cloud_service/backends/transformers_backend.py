@@ -24,10 +24,10 @@ from cloud_service.generation import (
 )
 from cloud_service.identity import Identity
 from cloud_service.metrics import Metrics
-from cloud_service.model_card import ModelCard
 from cloud_service.storage.sessions import CloudSide, FrameRunner, Session
 from partition.errors import ModelFileError
 from partition.extend.frame_messages import Opening
+from partition.extend.model_card import ModelCard
 from partition.extend.split import TailSession
 from partition.extend.verify import VerifyingSession
 from partition.text.tokenizer import Tokenizer

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from cloud_service.config import ModelConfig
 from cloud_service.engine.passing_thread import in_passing
 from cloud_service.errors import ModelLoadError
-from cloud_service.model_card import ModelCard
+from partition.extend.model_card import ModelCard
 from partition.progress_bar import ProgressBar
 from partition.store.model_store import ModelStore
 from partition.text.tokenizer import Tokenizer

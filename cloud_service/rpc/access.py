@@ -9,13 +9,15 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 from cryptography import x509
 
 from cloud_service.identity import Identity, identity_of
 from cloud_service.metrics import Metrics
-from cloud_service.rpc.calls import Call
+from cloud_service.rpc.calls import Answer, Call, Ending
 from cloud_service.storage.state_store import StateStore
 from cloud_service.tenancy.authority import serial_of
 from cloud_service.tenancy.devices import Devices
@@ -38,6 +40,27 @@ _KEY_PREFIX = "tnd_"
 _METERED = ("tandem.inference.", "tandem.feedback.")
 
 
+@dataclass(slots=True)
+class _KnownTenant:
+    """A tenant's row, as it was a moment ago; shared by all its callers, so that they have one quota."""
+
+    tenant: Tenant
+    read_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Caller:
+    """Somebody who was let in, and what is being answered to him."""
+
+    known: _KnownTenant
+    checked_s: float
+    calls: set[Call] = field(default_factory=set)
+
+    def is_fresh(self, now_s: float) -> bool:
+        """Whether nothing needs to be looked up again."""
+        return now_s - self.checked_s < REMEMBER_S and now_s - self.known.read_s < REMEMBER_S
+
+
 class Access:
     """Knows tenants for a moment, and meters what they use. Event loop only."""
 
@@ -57,34 +80,36 @@ class Access:
         self._tokens = tokens
         self._metrics = metrics
         self._plaintext = plaintext  # who calls where there are no certificates
-        self._known: dict[str, tuple[Tenant, float]] = {}
-        self._known_devices: dict[tuple[Identity, str | None], float] = {}
-        self._running: dict[Identity, set[asyncio.Timeout]] = {}
+        self._known: dict[str, _KnownTenant] = {}
+        self._callers: dict[
+            tuple[Identity, str | None], _Caller
+        ] = {}  # by identity and certificate
         self._meters = Meters()
 
-    @contextlib.asynccontextmanager
-    async def identified(self, call: Call) -> AsyncIterator[None]:
+    async def identified(self, call: Call, answer: Answer) -> Any:
         """Find out who calls, and refuse tenants and devices that may not."""
         if (call.service, call.method) in OPEN:
-            yield
-            return
+            return await answer(call)
         identity, role = await self._identity(call)
         if not may_call(role, call.service, call.method):
             raise PermissionDeniedError(
                 f"callers of role {role} may not call this; use credentials of another role"
             )
-        call.tenant = await self._tenant(identity.tenant)
-        await self._check_device(identity, call.certificate_serial)
-        call.known_identity = identity
-        async with self._until_refused(identity):
-            yield
+        key = (identity, call.certificate_serial)
+        caller = self._callers.get(key)
+        if caller is None or not caller.is_fresh(time.monotonic()):
+            caller = await self._look_up(*key)
+        call.tenant, call.known_identity = caller.known.tenant, identity
+        caller.calls.add(call)
+        try:
+            return await answer(call)
+        finally:
+            caller.calls.discard(call)
 
-    @contextlib.asynccontextmanager
-    async def metered(self, call: Call) -> AsyncIterator[None]:
+    async def metered(self, call: Call, answer: Answer) -> Any:
         """Hold the caller's tenant to its limits."""
         if not call.service.startswith(_METERED) or call.tenant is None:
-            yield
-            return
+            return await answer(call)
         meter = self._meters.of(call.tenant.name, call.tenant.quota)
         try:
             meter.admit(
@@ -97,7 +122,7 @@ class Access:
             raise
         call.meter = meter
         try:
-            yield
+            return await answer(call)
         finally:
             meter.leave()
 
@@ -105,7 +130,7 @@ class Access:
         """Put callers out of running calls whose tenant or device was revoked; until cancelled."""
         while True:
             await asyncio.sleep(REMEMBER_S)
-            if not self._running:
+            if not any(caller.calls for caller in self._callers.values()):
                 continue
             with contextlib.suppress(UnavailableError):  # asked again in a moment
                 tenants, devices = await self._store.run(
@@ -114,45 +139,37 @@ class Access:
                         self._devices.revoked(connection),
                     )
                 )
-                for key in [*self._known_devices]:
-                    if key[0].tenant in tenants or key[0] in devices:
-                        del self._known_devices[key]
-                for tenant in tenants & self._known.keys():
-                    del self._known[tenant]
-                for identity, scopes in self._running.items():
+                for (identity, _), caller in self._callers.items():
                     if identity.tenant in tenants or identity in devices:
-                        for scope in scopes:
-                            if not scope.expired():
-                                scope.reschedule(0.0)
+                        # Both are looked up at the next call.
+                        caller.checked_s = caller.known.read_s = -REMEMBER_S
+                        for call in caller.calls:
+                            call.end(Ending.REVOKED)
 
-    @contextlib.asynccontextmanager
-    async def _until_refused(self, identity: Identity) -> AsyncIterator[None]:
-        scopes = self._running.setdefault(identity, set())
-        scope = asyncio.timeout(None)
-        try:
-            async with scope:
-                scopes.add(scope)
-                try:
-                    yield
-                finally:
-                    scopes.discard(scope)
-                    if not scopes:
-                        self._running.pop(identity, None)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            raise PermissionDeniedError(
-                "this caller was revoked while it was being answered; ask the operator"
-            ) from None
+    async def _look_up(self, identity: Identity, serial: str | None) -> _Caller:
+        """Read what is not known any more of a caller.
 
-    async def _check_device(self, identity: Identity, serial: str | None) -> None:
-        key, now_s = (identity, serial), time.monotonic()
-        if now_s - self._known_devices.get(key, -REMEMBER_S) < REMEMBER_S:
-            return
-        await self._store.run(lambda connection: self._devices.check(connection, identity, serial))
-        if len(self._known_devices) >= MAX_REMEMBERED:
-            self._known_devices.clear()
-        self._known_devices[key] = now_s
+        Raises:
+            PermissionDeniedError: The tenant or the device may not call.
+        """
+        now_s, key = time.monotonic(), (identity, serial)
+        known = self._known.get(identity.tenant)
+        if known is None or now_s - known.read_s >= REMEMBER_S:
+            tenant = await self._store.run(
+                lambda connection: self._tenants.admitted(connection, identity.tenant)
+            )
+            known = self._known.setdefault(identity.tenant, _KnownTenant(tenant, now_s))
+            known.tenant, known.read_s = tenant, now_s
+        caller = self._callers.get(key)
+        if caller is None or now_s - caller.checked_s >= REMEMBER_S:
+            await self._store.run(
+                lambda connection: self._devices.check(connection, identity, serial)
+            )
+            if key not in self._callers and len(self._callers) >= MAX_REMEMBERED:
+                self._callers = {one: who for one, who in self._callers.items() if who.calls}
+            caller = self._callers.setdefault(key, _Caller(known, now_s))
+            caller.known, caller.checked_s = known, now_s
+        return caller
 
     async def _identity(self, call: Call) -> tuple[Identity, Role]:
         shown_by_tls = call.context.auth_context()
@@ -166,8 +183,9 @@ class Access:
                     )
                 return self._plaintext, Role.DEVICE
             return await self._by_credential(shown)
-        identity = identity_of(names)
-        call.certificate_serial = _serial(next(iter(shown_by_tls["x509_pem_cert"])))
+        identity, call.certificate_serial = _read(
+            tuple(names), next(iter(shown_by_tls["x509_pem_cert"]))
+        )
         if shown is None:
             return identity, Role.DEVICE
         named, role = await self._by_credential(shown)
@@ -186,19 +204,11 @@ class Access:
             return identity, Role.BACKEND
         return self._tokens.read(shown)
 
-    async def _tenant(self, name: str) -> Tenant:
-        now_s = time.monotonic()
-        known = self._known.get(name)
-        if known is not None and now_s - known[1] < REMEMBER_S:
-            return known[0]
-        tenant = await self._store.run(lambda connection: self._tenants.admitted(connection, name))
-        self._known[name] = (tenant, now_s)
-        return tenant
-
 
 @functools.lru_cache(maxsize=MAX_REMEMBERED)
-def _serial(certificate: bytes) -> str:
-    return serial_of(x509.load_pem_x509_certificate(certificate))
+def _read(names: tuple[bytes, ...], certificate: bytes) -> tuple[Identity, str]:
+    """Whom a certificate that TLS has verified names, and its serial number; the same for as long as it is shown."""
+    return identity_of(names), serial_of(x509.load_pem_x509_certificate(certificate))
 
 
 def _credential(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:

@@ -18,7 +18,7 @@ from partition.extend.frame_messages import (
     opening_from_message,
     reply_to_message,
 )
-from partition.extend.frames import Agreement, Mismatch
+from partition.extend.frames import Mismatch
 from protos.errors import InvalidRequestError
 from protos.inference.v1 import inference_pb2
 from protos.tracing import span
@@ -54,13 +54,7 @@ async def answer_stream(
     except FrameError as error:
         raise InvalidRequestError(str(error)) from error
     card = backend.card
-    ours = Agreement(
-        fingerprint=card.fingerprint,
-        tokenizer_sha256=card.tokenizer_sha256,
-        chat_template_sha256=card.chat_template_sha256,
-        vocabulary_size=card.vocabulary_size,
-    )
-    different = opening.agreement.first_difference(ours)
+    different = opening.agreement.first_difference(card.agreement)
     if different is None and opening.stage_end != card.num_layers:
         different = "stage_end"  # the cloud has the head
     if different is not None:

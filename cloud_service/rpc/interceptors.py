@@ -1,8 +1,9 @@
-"""What every call passes through, whatever it asks: metrics and log > errors > drain > deadline; a trace goes round them all.
+"""What every call passes through, whatever it asks: metrics and log > errors > drain; a trace goes round them all.
 
-Who calls, and how much they may, comes after these: :mod:`cloud_service.rpc.access`.
-Each guard is an asynchronous context manager round the handler; :class:`GuardInterceptor` is the one place that knows the
-four arities of gRPC. Deduplication of request ids is not here: it shares a transaction with its effect
+Its deadline, who calls, and how much they may, come after these: :mod:`cloud_service.rpc.deadlines`,
+:mod:`cloud_service.rpc.access`.
+Each guard is a coroutine round the next one, and they are strung together once for each method; :class:`GuardInterceptor` is
+the one place that knows the four arities of gRPC. Deduplication of request ids is not here: it shares a transaction with its effect
 (:mod:`cloud_service.storage.dedupe`).
 """
 
@@ -14,8 +15,7 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import grpc
@@ -23,10 +23,9 @@ from google.protobuf.message import DecodeError
 
 from cloud_service.logs import Event
 from cloud_service.metrics import Metrics
-from cloud_service.rpc.calls import Call, enter_call
+from cloud_service.rpc.calls import Answer, Call, Guard, enter_call
 from protos.errors import (
     DETAILS_KEY,
-    DeadlineExceededError,
     DrainingError,
     InternalError,
     InvalidRequestError,
@@ -37,11 +36,6 @@ from protos.tracing import are_made, continued_span
 
 logger = logging.getLogger(__name__)
 
-Guard = Callable[[Call], AbstractAsyncContextManager[None]]
-
-REPLY_MARGIN_S: Final = 0.05  # what is left of a deadline for the way back
-DEFAULT_DEADLINE_S: Final = 10.0
-DEADLINES_S: Final[Mapping[str, float]] = {"Generate": 120.0, "Extend": 600.0, "GetBlob": 600.0}
 DRAIN_RETRY_S: Final = 1.0
 _RETRY_HEADER: Final = "grpc-previous-rpc-attempts"
 
@@ -82,35 +76,43 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _wrap(self, handler: Any, service: str, method: str) -> Any:
-        @contextlib.asynccontextmanager
-        async def guarded(context: Any) -> AsyncIterator[None]:
-            call = Call(service=service, method=method, context=context)
-            enter_call(call)
-            async with contextlib.AsyncExitStack() as stack:
-                for guard in self._guards:
-                    await stack.enter_async_context(guard(call))
-                yield
-
         streams = "stream" if handler.request_streaming else "unary"
         name = f"{streams}_{'stream' if handler.response_streaming else 'unary'}"
         inner = getattr(handler, name)
+        checked = _checked_each if handler.request_streaming else _checked
         if handler.response_streaming and inspect.isasyncgenfunction(inner):
 
-            async def behaviour(request: Any, context: Any) -> Any:
-                # Written, not yielded: a cancellation then arrives inside these blocks, in this task. A generator
+            async def answer(call: Call) -> Any:
+                # Written, not yielded: a cancellation then arrives inside this block, in this task. A generator
                 # that grpc.aio drops is closed later, by another task.
-                async with (
-                    guarded(context),
-                    contextlib.aclosing(inner(_checked(request), context)) as responses,
-                ):
+                context = call.context
+                async with contextlib.aclosing(inner(checked(call.request), context)) as responses:
                     async for response in responses:
                         await context.write(response)
 
         else:
 
-            async def behaviour(request: Any, context: Any) -> Any:
-                async with guarded(context):
-                    return await inner(_checked(request), context)
+            async def answer(call: Call) -> Any:
+                return await inner(checked(call.request), call.context)
+
+        guarded: Answer = answer
+        for guard in reversed(self._guards):
+            guarded = functools.partial(_guarded, guard, guarded)
+
+        async def behaviour(request: Any, context: Any) -> Any:
+            call = Call(
+                service=service,
+                method=method,
+                context=context,
+                request=request,
+                task=asyncio.current_task(),
+            )
+            enter_call(call)
+            try:
+                return await guarded(call)
+            finally:
+                # The task's context knows the call: no cycles, and none round gRPC's own objects (grpc #43421).
+                call.request = call.task = None
 
         make = getattr(grpc, f"{name}_rpc_method_handler")
         return make(
@@ -138,18 +140,20 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         return serialize
 
 
-@contextlib.asynccontextmanager
-async def traced(call: Call) -> AsyncIterator[None]:
+def _guarded(guard: Guard, inner: Answer, call: Call) -> Awaitable[Any]:
+    return guard(call, inner)
+
+
+async def traced(call: Call, answer: Answer) -> Any:
     """Go on with the caller's trace, if it has one and spans are made here."""
     if not are_made():
-        yield
-        return
+        return await answer(call)
     metadata = call.context.invocation_metadata() or ()
     with continued_span(f"{call.service}/{call.method}", metadata) as span:
         call.span = span
         span.set(rpc__system="grpc", rpc__service=call.service, rpc__method=call.method)
         try:
-            yield
+            return await answer(call)
         finally:
             span.set(rpc__grpc__status_code=call.code.value[0])
             if call.known_identity is not None:
@@ -162,25 +166,23 @@ async def traced(call: Call) -> AsyncIterator[None]:
 
 def observed(metrics: Metrics) -> Guard:
     """Count, time and log each call: ids, lengths and durations, never content."""
+    of_method = functools.cache(
+        lambda *labels: (metrics.rpc_started.labels(*labels), metrics.rpc_seconds.labels(*labels))
+    )
     handled = functools.cache(metrics.rpc_handled.labels)
-    started = functools.cache(metrics.rpc_started.labels)
-    lengths = functools.cache(metrics.rpc_seconds.labels)
 
-    @contextlib.asynccontextmanager
-    async def guard(call: Call) -> AsyncIterator[None]:
-        labels = (call.service, call.method)
-        started(*labels).inc()
-        metrics.rpc_in_flight.inc()
+    async def guard(call: Call, answer: Answer) -> Any:
+        started, lengths = of_method(call.service, call.method)
+        started.inc()
         try:
-            yield
+            return await answer(call)
         except asyncio.CancelledError:
             call.code = grpc.StatusCode.CANCELLED
             raise
         finally:
             seconds = time.monotonic() - call.started_s
-            metrics.rpc_in_flight.dec()
-            handled(*labels, call.code.name).inc()
-            lengths(*labels).observe(seconds)
+            handled(call.service, call.method, call.code.name).inc()
+            lengths.observe(seconds)
             if logger.isEnabledFor(logging.INFO):
                 _log(call, seconds)
 
@@ -205,10 +207,9 @@ def _log(call: Call, seconds: float) -> None:
 def translated() -> Guard:
     """Turn our errors into rich statuses; anything else is a bug, told without its text."""
 
-    @contextlib.asynccontextmanager
-    async def guard(call: Call) -> AsyncIterator[None]:
+    async def guard(call: Call, answer: Answer) -> Any:
         try:
-            yield
+            return await answer(call)
         except WireError as error:
             await _abort(call, error)
         except (grpc.aio.AbortError, asyncio.CancelledError):
@@ -231,19 +232,18 @@ class RunningCalls:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    @contextlib.asynccontextmanager
-    async def guard(self, call: Call) -> AsyncIterator[None]:
+    async def guard(self, call: Call, answer: Answer) -> Any:
         """Keep a list of the tasks; refuse new calls while draining."""
         if self.is_draining and not call.service.startswith("grpc.health."):
             raise DrainingError(
                 "this server is shutting down; call again, another one answers",
                 retry_after_s=DRAIN_RETRY_S,
             )
-        task = asyncio.current_task()
+        task = call.task
         assert task is not None
         self._tasks.add(task)
         try:
-            yield
+            return await answer(call)
         finally:
             self._tasks.discard(task)
 
@@ -257,29 +257,6 @@ class RunningCalls:
         return not pending
 
 
-def timed(metrics: Metrics) -> Guard:
-    """Give each call a deadline, and end it a moment before, so that the refusal still arrives."""
-
-    @contextlib.asynccontextmanager
-    async def guard(call: Call) -> AsyncIterator[None]:
-        remaining_s = call.context.time_remaining()
-        if remaining_s is None:
-            metrics.rpc_no_deadline.inc()
-            remaining_s = DEADLINES_S.get(call.method, DEFAULT_DEADLINE_S)
-        usable_s = remaining_s - REPLY_MARGIN_S
-        call.deadline_s = time.monotonic() + usable_s
-        late = DeadlineExceededError("there was too little time for an answer; allow more")
-        if usable_s <= 0:
-            raise late
-        try:
-            async with asyncio.timeout(usable_s):
-                yield
-        except TimeoutError:
-            raise late from None
-
-    return guard
-
-
 async def _abort(call: Call, error: WireError) -> None:
     call.code = error.code
     status = to_status(error)
@@ -290,8 +267,6 @@ async def _abort(call: Call, error: WireError) -> None:
 def _checked(request: Any) -> Any:
     if isinstance(request, Malformed):
         raise InvalidRequestError("the message cannot be parsed; send what the proto file says")
-    if isinstance(request, AsyncIterator):
-        return _checked_each(request)
     return request
 
 

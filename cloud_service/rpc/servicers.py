@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -42,6 +43,7 @@ from cloud_service.storage.sessions import SessionTable
 from cloud_service.storage.state_store import StateStore
 from cloud_service.tenancy.tenants import Tenants
 from partition.extend.frame_messages import Opening
+from partition.extend.model_card import ModelCard, card_to_message
 from protos.errors import InProgressError
 from protos.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
@@ -150,18 +152,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.GetModelRequest, context: Context
     ) -> inference_pb2.GetModelResponse:
         """Say which model answers here."""
-        card = self._parts.models.get(request.model).card
-        return inference_pb2.GetModelResponse(
-            model=card.name,
-            fingerprint=card.fingerprint,
-            tokenizer_sha256=card.tokenizer_sha256,
-            chat_template_sha256=card.chat_template_sha256,
-            vocabulary_size=card.vocabulary_size,
-            num_layers=card.num_layers,
-            hidden_size=card.hidden_size,
-            context_tokens=card.context_tokens,
-            codecs=_CODECS,
-        )
+        return _described(self._parts.models.get(request.model).card)
 
     async def Probe(
         self, request: inference_pb2.ProbeRequest, context: Context
@@ -296,6 +287,11 @@ def _finished(completed: Completed, cost_micro_usd: int) -> inference_pb2.Genera
             ],
         )
     )
+
+
+@functools.lru_cache(maxsize=1)  # there is one model, and many that ask
+def _described(card: ModelCard) -> inference_pb2.GetModelResponse:
+    return card_to_message(card, _CODECS)
 
 
 class FeedbackServicer(feedback_pb2_grpc.FeedbackServiceServicer):

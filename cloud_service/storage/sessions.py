@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_service.identity import Identity
-from cloud_service.model_card import ModelCard
 from cloud_service.storage.saved_sessions import SavedSession
 from partition.errors import ActivationError
 from partition.extend.activations import decode
 from partition.extend.frame_messages import Opening
 from partition.extend.frames import Extend, Extended, NeedPrefill, Reply, Work
+from partition.extend.model_card import ModelCard
 from partition.extend.split import TailSession
 from partition.extend.verify import VerifyingSession
 from protos.errors import InvalidRequestError, WireError

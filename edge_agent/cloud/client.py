@@ -20,7 +20,6 @@ from edge_agent.cloud.channel import ChannelSettings, CloudChannel, TlsFiles
 from edge_agent.cloud.circuit_breaker import CircuitBreaker
 from edge_agent.cloud.cloud import (
     CloudAnswer,
-    CloudModel,
     GenerateOptions,
     Outcome,
     WireIds,
@@ -32,6 +31,7 @@ from edge_agent.cloud.model_survey import ModelSurvey
 from edge_agent.cloud.observer import CallObserver
 from edge_agent.metrics import Metrics
 from partition.extend.frame_messages import Opening
+from partition.extend.model_card import ModelCard, card_from_message
 from partition.planning.link import LinkState, probe
 from partition.planning.profile import Compute
 from partition.task import Role
@@ -181,7 +181,7 @@ class CloudClient:
             raise TypeError("only Anonymized may leave the device; anonymize the request first")
         return ExtendStream(self._channel.lend, opening, clock=self._clock)
 
-    def get_model(self, *, deadline_s: float = 10.0) -> CloudModel:
+    def get_model(self, *, deadline_s: float = 10.0) -> ModelCard:
         """Ask which model answers; see :class:`edge_agent.cloud.cloud.Cloud`."""
         request = inference_pb2.GetModelRequest()
         with self._calls.call(_INFERENCE, "GetModel") as call:
@@ -190,16 +190,7 @@ class CloudClient:
             response = stub.GetModel(request, timeout=deadline_s, metadata=call.metadata)
             call.received(response)
             self._calls.first_reply(call)
-        return CloudModel(
-            model=response.model,
-            fingerprint=response.fingerprint,
-            tokenizer_sha256=response.tokenizer_sha256,
-            chat_template_sha256=response.chat_template_sha256,
-            vocabulary_size=response.vocabulary_size,
-            num_layers=response.num_layers,
-            hidden_size=response.hidden_size,
-            context_tokens=response.context_tokens,
-        )
+        return card_from_message(response)
 
     def probe_link(self, *, deadline_s: float = 30.0) -> LinkState:
         """Measure the way to the cloud with bytes of no meaning; nothing of any request goes along.

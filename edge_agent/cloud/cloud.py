@@ -20,6 +20,7 @@ from protos.request_id import is_request_id
 
 if TYPE_CHECKING:
     from edge_agent.anonymize.anonymized import Anonymized
+    from partition.extend.model_card import ModelCard
 
 
 class FinishReason(enum.StrEnum):
@@ -75,20 +76,6 @@ class CloudAnswer:
     num_attempts: int = 1
     first_text_ms: float | None = None  # from the call to the first text
     route: Route = Route.CLOUD  # VERIFY or SPLIT where the device had a part in it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloudModel:
-    """Which model answers in the cloud."""
-
-    model: str
-    fingerprint: str
-    tokenizer_sha256: str
-    chat_template_sha256: str
-    vocabulary_size: int
-    num_layers: int
-    hidden_size: int
-    context_tokens: int
 
 
 class Verdict(enum.StrEnum):
@@ -151,7 +138,7 @@ class Cloud(Protocol):
             TypeError: ``anonymized`` is something else.
         """
 
-    def get_model(self, *, deadline_s: float = 10.0) -> CloudModel:
+    def get_model(self, *, deadline_s: float = 10.0) -> ModelCard:
         """Ask which model answers.
 
         Raises:

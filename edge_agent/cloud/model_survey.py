@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_agent.cloud.cloud import CloudModel
 from edge_agent.cloud.frame_channel import FrameChannel
 from edge_agent.cloud.session_cloud import opening_of
 from partition.extend.activations import Codec, encode
@@ -24,6 +23,7 @@ from partition.extend.frames import (
     prefix_hash,
     row_hashes,
 )
+from partition.extend.model_card import ModelCard
 from partition.generation.sampling import SamplingRule
 from partition.planning.profile import Compute
 from partition.planning.profiler import fit_polynomial
@@ -59,7 +59,7 @@ class ModelSurvey:
     def __init__(
         self,
         open_channel: Callable[[Opening], FrameChannel],
-        card: CloudModel,
+        card: ModelCard,
         *,
         clock: Callable[[], float],
         on_progress: Callable[[float], None] = lambda share: None,
@@ -93,7 +93,7 @@ class ModelSurvey:
         d, e = fit_polynomial(CONTEXTS, [share(seconds) for seconds in decode], degree=1)
         base, slope = fit_polynomial(DRAFTS, verify, degree=1)
         return Compute(
-            model=self._card.model,
+            model=self._card.name,
             num_layers=layers,
             hidden_size=self._card.hidden_size,
             layer_prefill_s=(a, b, c),

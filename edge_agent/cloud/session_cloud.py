@@ -7,18 +7,17 @@ import threading
 from typing import Protocol
 
 from edge_agent.anonymize.anonymized import Anonymized
-from edge_agent.cloud.cloud import CloudModel
 from edge_agent.cloud.frame_channel import FrameChannel
 from partition.extend.activations import Codec
 from partition.extend.frame_messages import Opening
-from partition.extend.frames import Agreement
+from partition.extend.model_card import ModelCard
 from partition.generation.sampling import SamplingRule
 
 
 class SessionCloud(Protocol):
     """A cloud with sessions; :class:`edge_agent.cloud.client.CloudClient` is one."""
 
-    def get_model(self, *, deadline_s: float = 10.0) -> CloudModel:
+    def get_model(self, *, deadline_s: float = 10.0) -> ModelCard:
         """See :class:`edge_agent.cloud.cloud.Cloud`."""
 
     def open_frames(self, anonymized: Anonymized, opening: Opening) -> FrameChannel:
@@ -31,9 +30,9 @@ class KnownModel:
     def __init__(self, cloud: SessionCloud) -> None:
         self._cloud = cloud
         self._lock = threading.Lock()
-        self._card: CloudModel | None = None
+        self._card: ModelCard | None = None
 
-    def get(self) -> CloudModel:
+    def get(self) -> ModelCard:
         """The model.
 
         Raises:
@@ -51,7 +50,7 @@ class KnownModel:
 
 
 def opening_of(
-    card: CloudModel,
+    card: ModelCard,
     rule: SamplingRule,
     *,
     stage_start: int = 0,
@@ -61,12 +60,7 @@ def opening_of(
     """Make the first frame of a new session; its name is random and tells nothing."""
     return Opening(
         session=secrets.token_hex(16),
-        agreement=Agreement(
-            fingerprint=card.fingerprint,
-            tokenizer_sha256=card.tokenizer_sha256,
-            chat_template_sha256=card.chat_template_sha256,
-            vocabulary_size=card.vocabulary_size,
-        ),
+        agreement=card.agreement,
         stage_start=stage_start,
         stage_end=card.num_layers,
         codec=codec,

@@ -33,15 +33,9 @@ from protos.feedback.v1 import feedback_pb2
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 from protos.sync.v1 import sync_pb2, sync_pb2_grpc
 from tests.cloud_harness import SCANNER, RunningCloud, Site, ask, running_cloud
-from tests.tiny_models import make_folder
 
 BACKEND = {"backend_listen": "127.0.0.1:0"}
 GET_MODEL = inference_pb2.GetModelRequest()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny-llama")
 
 
 @pytest.fixture

@@ -36,11 +36,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("model") / "tiny-qwen", architecture="qwen2")
 
 
-@pytest.fixture
-def site(tmp_path: Path, model: Path) -> Site:
-    return Site.make(tmp_path / "site", model)
-
-
 def long_request(**fields: Any) -> inference_pb2.GenerateRequest:
     sampling = inference_pb2.Sampling(temperature=1.0, top_k=50, seed=7)
     return ask(max_output_tokens=LONG, sampling=sampling, **fields)

@@ -7,7 +7,6 @@ import datetime as dt
 import logging
 import shutil
 import urllib.request
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -40,29 +39,6 @@ from protos.inference.v1 import inference_pb2
 from protos.request_id import new_request_id
 from protos.sync.v1 import sync_pb2, sync_pb2_grpc
 from tests.cloud_harness import OTHER, SCANNER, Client, RunningCloud, Site, ask, running_cloud
-from tests.tiny_models import make_folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny-llama")
-
-
-@pytest.fixture
-def site(tmp_path: Path, model: Path) -> Site:
-    return Site.make(tmp_path / "site", model)
-
-
-@pytest.fixture
-async def cloud(site: Site, request: pytest.FixtureRequest) -> AsyncIterator[RunningCloud]:
-    async with running_cloud(site, **getattr(request, "param", {})) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(cloud: RunningCloud) -> AsyncIterator[Client]:
-    async with cloud.client() as opened:
-        yield opened
 
 
 async def refusal(client: Client, request: inference_pb2.GenerateRequest, **kw: float) -> WireError:

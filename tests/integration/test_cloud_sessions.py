@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from partition.extend.frame_messages import (
     opening_to_message,
     reply_from_message,
 )
-from partition.extend.frames import Agreement, Extend, Extended, Mismatch, NeedPrefill, Reply, Stale
+from partition.extend.frames import Extend, Extended, Mismatch, NeedPrefill, Reply, Stale
+from partition.extend.model_card import card_from_message
 from partition.extend.split import SplittingSession
 from partition.extend.verify import DraftingSession
 from partition.generation.sampling import SamplingRule
@@ -46,7 +46,6 @@ from tests.cloud_harness import (
     running_cloud,
     wait_until,
 )
-from tests.tiny_models import make_folder
 
 KEY = b"k" * 32
 TEXT = "Is the heart enlarged?"
@@ -54,38 +53,12 @@ LENGTH = 40
 SEEDED = SamplingRule(temperature=1.0, top_k=20, seed=11)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny-llama")
-
-
-@pytest.fixture
-def site(tmp_path: Path, model: Path) -> Site:
-    return Site.make(tmp_path / "site", model)
-
-
-@pytest.fixture
-async def cloud(site: Site) -> AsyncIterator[RunningCloud]:
-    async with running_cloud(site) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(cloud: RunningCloud) -> AsyncIterator[Client]:
-    async with cloud.client() as opened:
-        yield opened
-
-
 async def opening(client: Client, name: str = "s", rule: SamplingRule = SEEDED) -> Opening:
-    card = await client.inference.GetModel(inference_pb2.GetModelRequest(), timeout=10)
+    found = await client.inference.GetModel(inference_pb2.GetModelRequest(), timeout=10)
+    card = card_from_message(found)
     return Opening(
         session=name,
-        agreement=Agreement(
-            fingerprint=card.fingerprint,
-            tokenizer_sha256=card.tokenizer_sha256,
-            chat_template_sha256=card.chat_template_sha256,
-            vocabulary_size=card.vocabulary_size,
-        ),
+        agreement=card.agreement,
         stage_start=0,
         stage_end=card.num_layers,
         sampling=rule,

@@ -35,16 +35,10 @@ from tests.integration.test_cloud_sessions import (
     opening,
 )
 from tests.postgres_server import postgres_server
-from tests.tiny_models import make_folder
 
 NUM = 50
 BEFORE = 12  # confirmed tokens of each conversation before the kill, at least
 RULE = SamplingRule(temperature=1.0, top_k=20, seed=11)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny-llama")
 
 
 @dataclass

@@ -58,15 +58,9 @@ from protos.errors import (
 from protos.inference.v1 import inference_pb2, inference_pb2_grpc
 from tests.cloud_harness import SCANNER, RunningCloud, Site, running_cloud
 from tests.model_servers import free_port
-from tests.tiny_models import make_folder
 
 NEW = Identity(tenant="clinic", device="scanner-9")
 GET_MODEL = inference_pb2.GetModelRequest()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny-llama")
 
 
 @pytest.fixture

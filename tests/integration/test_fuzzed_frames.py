@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,9 +19,8 @@ from partition.generation.sampling import SamplingRule
 from protos.errors import InvalidRequestError, from_rpc_error
 from protos.inference.v1 import inference_pb2
 from protos.request_id import new_request_id
-from tests.cloud_harness import Client, RunningCloud, Site, ask, running_cloud
+from tests.cloud_harness import Client, RunningCloud, Site, ask
 from tests.integration.test_cloud_sessions import KEY, cloud_text, opening, split_opening
-from tests.tiny_models import make_folder
 
 EXTEND = "/tandem.inference.v1.InferenceService/Extend"
 # Asked for by the caller himself: a frame names its deadline, and one beyond the context is too large.
@@ -69,28 +66,6 @@ def frames(draw: Any, *, is_split: bool) -> bytes:
         return wire
     cut = draw(st.integers(0, len(wire)))
     return wire[:cut] + draw(st.binary(max_size=6)) + wire[cut + draw(st.integers(0, 3)) :]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny-llama")
-
-
-@pytest.fixture
-def site(tmp_path: Path, model: Path) -> Site:
-    return Site.make(tmp_path / "site", model)
-
-
-@pytest.fixture
-async def cloud(site: Site) -> AsyncIterator[RunningCloud]:
-    async with running_cloud(site) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(cloud: RunningCloud) -> AsyncIterator[Client]:
-    async with cloud.client() as opened:
-        yield opened
 
 
 async def code_of(client: Client, *messages: bytes) -> grpc.StatusCode:

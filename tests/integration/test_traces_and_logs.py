@@ -20,7 +20,6 @@ import pytest
 from cloud_service.cli import main
 from cloud_service.storage.envelope import load_master_key
 from tests.cloud_harness import Site, ask, cloud_process, running_cloud
-from tests.tiny_models import make_folder
 
 ROOT = Path(__file__).parents[2]
 SECRET = "Zebediah Quackenbush"
@@ -115,16 +114,6 @@ def collector() -> Iterator[Collector]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("model") / "tiny-llama")
-
-
-@pytest.fixture
-def site(tmp_path: Path, model: Path) -> Site:
-    return Site.make(tmp_path / "site", model)
 
 
 def test_one_trace_from_device_to_cloud(site: Site) -> None:
