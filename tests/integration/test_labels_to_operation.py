@@ -27,9 +27,10 @@ labels = ["normal", "abnormal"]
 template = "{text}"
 """
 
-# The device's key decides which forty records the head learns from, and the head of a model this small hangs on them.
+# The device's key decides which forty records the head learns from.
 DEVICE_KEY = bytes([4]) * KEY_BYTES
-NORMAL, ABNORMAL = " ".join(["w7"] * 8), " ".join(["w8"] * 8)
+# So often that a random model's hidden state shows it whichever forty they are: nine of ten fresh texts are then right, or more.
+NORMAL, ABNORMAL = " ".join(["w7"] * 40), " ".join(["w8"] * 40)
 ASKED = f"clear lungs {NORMAL}"
 
 
