@@ -1,9 +1,9 @@
 """What 8 bits cost: perplexity, KL and top-1 agreement against the float32 stage of the same weights, on real texts; label agreement.
 
 Peers are held against the same reference: llama.cpp multiplies by the file's own weights, and rounds activations to 8 bits as we
-do; onnxruntime-genai by weights that its builder rounded to 4 bits again. Where two tokens are almost equally likely any rounding
-may swap them, so agreement is also counted where the reference prefers one clearly; that adds to the whole count and replaces
-nothing.
+do; onnxruntime-genai by weights that its builder rounded to 4 bits again, OpenVINO by what its reader makes of the file's blocks.
+Where two tokens are almost equally likely any rounding may swap them, so agreement is also counted where the reference prefers one
+clearly; that adds to the whole count and replaces nothing.
 
 A text is read as the user's turn of a chat, and only its own tokens count: the turn's frame is the same in all texts, and
 counting it once for each would let a few positions decide.
@@ -12,6 +12,7 @@ counting it once for each would let a few positions decide.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ import platformdirs
 
 from benchmarks._engines.engine import is_installed
 from benchmarks._engines.llama_cpp_logits import LlamaCppLogits
+from benchmarks._engines.openvino_logits import OpenVinoLogits
 from benchmarks._model_outputs import read_examples
 from benchmarks.line import Line, Options
 from partition.generation.sampling import log_softmax
@@ -47,7 +49,7 @@ def run(options: Options) -> Iterator[Line]:
         fine, coarse = (_open(model, precision) for precision in Precision)
         peers = _peers(model)
         tokenizer = Tokenizer.open(model)
-        for data, count in (("cxr", 12), ("headlines", 24)):
+        for data, count in (("cxr", 40), ("headlines", 80)):
             texts = [example.text for example in read_examples(options.data / data / "dev.jsonl")]
             texts = texts[: count // 3 if options.quick else count]
             tally, peer_tallies = _Tally(), [_Tally() for _ in peers]
@@ -153,12 +155,18 @@ class _Tally:
 
 def _peers(model: Path) -> list[_Peer]:
     found: list[_Peer] = []
+    cache_dir = platformdirs.user_cache_path("tandem") / "benchmarks"
     if is_installed("llama_cpp"):
         found.append(LlamaCppLogits(model))
+    if is_installed("openvino_genai"):
+        try:
+            found.append(OpenVinoLogits(model, cache_dir))
+        except RuntimeError as error:  # not every peer reads every format of a file
+            print(f"{model.name}: left out: {str(error).splitlines()[0]}", file=sys.stderr)
     if is_installed("onnxruntime_genai"):
         from benchmarks._engines.genai_logits import GenaiLogits
 
-        found.append(GenaiLogits(model, platformdirs.user_cache_path("tandem") / "benchmarks"))
+        found.append(GenaiLogits(model, cache_dir))
     return found
 
 
