@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from cloud_service.engine.admission import Admission
+from cloud_service.engine.errand import Errand
 from cloud_service.engine.forward import ForwardPass
 from cloud_service.engine.job import Job, JobEnd
 from cloud_service.engine.kv_blocks import BLOCK_TOKENS, BlockPool
@@ -45,20 +46,6 @@ class EngineLimits:
     )
     kv_bytes: int = 1 << 30
     threads: int = 0  # 0: as many as there are cores
-
-
-@dataclass(frozen=True, slots=True)
-class _Errand:
-    """What another thread wants done on the engine's."""
-
-    work: Callable[[], None]
-    sequence: Callable[[], Sequence | None]  # that it changes; None: none that there is already
-
-    @property
-    def can_be_done(self) -> bool:
-        """Whether it touches nothing that a step is computing."""
-        sequence = self.sequence()
-        return sequence is None or not sequence.is_running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +93,7 @@ class BatchingEngine:
         self._admission = Admission(limits.max_sequences, tenant_slots(limits.max_sequences))
         self._numbers = itertools.count()
         self._jobs: dict[int, tuple[Job, Owner]] = {}  # by number of arrival, of the thread
-        self._box: list[_Errand] = []
+        self._box: list[Errand] = []
         self._unseen: list[Job] = []  # in the box
         self._arrived = threading.Condition()  # guards what other threads see and change
         self._is_closed = False
@@ -167,7 +154,7 @@ class BatchingEngine:
                 raise UnavailableError(
                     "this server is shutting down; call again", retry_after_s=1.0
                 )
-            self._box.append(_Errand(work, sequence))
+            self._box.append(Errand(work, sequence))
             self._arrived.notify()
 
     def close(self) -> None:
@@ -263,12 +250,16 @@ class BatchingEngine:
         by_stage: dict[int, list[Share]] = {}
         for share in shares:
             by_stage.setdefault(share.sequence.stage_start, []).append(share)
-        started_s, inserted_s = time.monotonic(), self._inserted_s
+        started_s = self._step_clock_s()
         for group in by_stage.values():
             self._step(tuple(group))
-        seconds = time.monotonic() - started_s - (self._inserted_s - inserted_s)
+        seconds = self._step_clock_s() - started_s
         num_tokens = sum(share.num_tokens for share in shares)
         self._admission.stepped(num_tokens, len(shares), seconds)
+
+    def _step_clock_s(self) -> float:
+        """Stands still while a step is held up for another."""
+        return time.monotonic() - self._inserted_s
 
     def _on_layer(self) -> None:
         """Hold the running step up for whoever came meanwhile and has had much less; mostly returns at once."""
@@ -334,11 +325,11 @@ class BatchingEngine:
                 self._end(sequence, JobEnd.DEADLINE)
 
     def _step(self, shares: tuple[Share, ...]) -> None:
-        started_s, inserted_s = time.monotonic(), self._inserted_s
+        now_s, started_s = time.monotonic(), self._step_clock_s()
         for share in shares:
             owner = share.sequence.owner
             if owner.first_step_s is None:
-                owner.first_step_s = started_s
+                owner.first_step_s = now_s
         try:
             results = self._forward.run(shares, self._on_layer)
         except (RuntimeError, ValueError, IndexError, MemoryError) as error:
@@ -347,7 +338,7 @@ class BatchingEngine:
             for share in shares:
                 self._end(share.sequence, JobEnd.FAILED)
             return
-        seconds = time.monotonic() - started_s - (self._inserted_s - inserted_s)
+        seconds = self._step_clock_s() - started_s
         num_tokens = sum(share.num_tokens for share in shares)
         for share, rows in zip(shares, results, strict=True):
             sequence = share.sequence
