@@ -191,11 +191,8 @@ class _StageGraph:
         )
 
     def _head_norm(self, name: str, weight: Floats, packed: str) -> str:
-        writer = self._writer
-        split = writer.constant("heads", np.array([0, 0, -1, self._spec.head_dim], np.int64))
-        joined = writer.constant("joined", np.array([0, 0, -1], np.int64))
-        heads = writer.node("Reshape", [packed, split])
-        return writer.node("Reshape", [self._norm(name, weight, heads), joined])
+        heads = self._writer.in_blocks(packed, self._spec.head_dim, self._rank)
+        return self._writer.joined(self._norm(name, weight, heads), self._rank)
 
     def _mlp(self, layer: int, weights: LayerWeights, hidden: str) -> str:
         products, writer = self._products, self._writer

@@ -57,6 +57,14 @@ class GraphWriter:
         self._nodes.append(helper.make_node(kind, list(inputs), named, **attributes))
         return named[0]
 
+    def in_blocks(self, x: str, size: int, rank: int) -> str:
+        """Divide the last of ``rank`` axes into blocks: ``(..., width)`` becomes ``(..., width // size, size)``."""
+        return self._reshaped(x, f"blocks_{size}_{rank}", [0] * (rank - 1) + [-1, size])
+
+    def joined(self, blocks: str, rank: int) -> str:
+        """Undo :meth:`in_blocks`."""
+        return self._reshaped(blocks, f"joined_{rank}", [0] * (rank - 1) + [-1])
+
     def nodes_of(
         self, kind: str, inputs: Sequence[str], hints: Sequence[str], **attributes: Any
     ) -> list[str]:
@@ -64,6 +72,10 @@ class GraphWriter:
         named = [self.fresh(hint) for hint in hints]
         self.node(kind, inputs, named, **attributes)
         return named
+
+    def _reshaped(self, x: str, name: str, shape: list[int]) -> str:
+        """Reshape; a 0 leaves an axis as it is."""
+        return self.node("Reshape", [x, self.constant(name, np.array(shape, np.int64))])
 
     def model(
         self,

@@ -125,14 +125,10 @@ class ProductWriter:
         node("Add", [product, shift], [output])
 
     def _rotated(self, x: str, size: int, rank: int) -> str:
-        node, constant = self._writer.node, self._writer.constant
-        others = [0] * (rank - 1)  # as they are
-        blocks = constant(f"blocks_{size}_{rank}", np.array([*others, -1, size], np.int64))
-        joined = constant(f"joined_{rank}", np.array([*others, -1], np.int64))
-        turned = node(
-            "MatMul", [node("Reshape", [x, blocks]), constant(f"hadamard_{size}", hadamard(size))]
-        )
-        return node("Reshape", [turned, joined])
+        writer = self._writer
+        blocks = writer.in_blocks(x, size, rank)
+        matrix = writer.constant(f"hadamard_{size}", hadamard(size))
+        return writer.joined(writer.node("MatMul", [blocks, matrix]), rank)
 
     def _zero_points(self, rank: int, scale: str) -> str:
         """The zero point of every position, in the shape of their scales."""
