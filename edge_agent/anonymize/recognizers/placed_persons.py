@@ -6,7 +6,15 @@ import re
 from collections.abc import Iterator
 
 from edge_agent.anonymize.alignment import MatchText
-from edge_agent.anonymize.lexicon import COMMON_NAMES, MEDICAL, ORDINARY, PARTICLES, STOP, TITLES
+from edge_agent.anonymize.lexicon import (
+    COMMON_NAMES,
+    MEDICAL,
+    ORDINARY,
+    PARTICLES,
+    STOP,
+    TITLES,
+    read_words,
+)
 from edge_agent.anonymize.recognizers.names import LATIN, read_name
 from edge_agent.anonymize.span import Span
 from edge_agent.flow import Entity
@@ -27,23 +35,7 @@ _CLOSING = re.compile(r"(?<=[.)!?]) {1,3}([A-Za-z]{2,3})(?=\s*$)")
 _NICKNAME = re.compile(
     rf"(?<=[{LATIN}] )[(\"]{{1,2}}([A-ZÀ-Þ][a-zà-ÿ'-]+)[)\"]{{1,2}}(?: ([A-ZÀ-Þ][{LATIN}'-]+))?(?![{LATIN}])"
 )
-_SPECIES = frozenset(
-    [
-        "coli",
-        "difficile",
-        "aureus",
-        "pylori",
-        "pneumoniae",
-        "faecalis",
-        "faecium",
-        "albicans",
-        "cereus",
-        "influenzae",
-        "jejuni",
-        "epidermidis",
-        "tuberculosis",
-    ]
-)
+_SPECIES = read_words("species")
 _ADDRESSED = re.compile(
     r"(?:^|(?<=\n))([A-Z][a-z]{2,}),(?= (?:I|we|please|could|can|would|will you|thanks) )"
 )
