@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edge_agent.answer_desk import AnswerDesk
 from edge_agent.cancellation import Cancellation
 from edge_agent.errors import RequestStoppedError
-from edge_agent.flow import LocalAnswer, Request
+from edge_agent.flow import LocalAnswer
 from edge_agent.local_model import LocalModel
 from edge_agent.locked_stage import ModelClosedError
 from partition.errors import ContextLengthError, MemoryLimitError
@@ -25,9 +25,10 @@ from partition.generation.sampling import SamplingRule
 from partition.generation.writing import Assignment
 from partition.stages.onnx_stage import OnnxStage
 from partition.stages.stage_range import Precision
-from partition.task import Message, Role, Task, TaskKind
+from partition.task import Task, TaskKind
 from partition.text.tokenizer import Tokenizer
 from partition.weights.safetensors_folder import SafetensorsFolder
+from tests.local_answers import ask
 from tests.tiny_models import make_folder
 
 SORT = Task(name="sort", kind=TaskKind.CLASSIFY, labels=("no change", "no", "worse"))
@@ -64,14 +65,6 @@ def alone(folder: Path) -> Iterator[LocalModel]:
     model = open_model(folder, max_batch=1)
     yield model
     model.close()
-
-
-def ask(model: LocalModel, task: Task, text: str, **settings: object) -> LocalAnswer:
-    on_text = settings.pop("on_text", None)
-    cancel = settings.pop("cancel", None)
-    request = Request(id="r", task=task.name, text=text, **settings)
-    messages = task.render((Message(role=Role.USER, text=text),))
-    return model.answer(messages, task, request, on_text=on_text, cancel=cancel)
 
 
 def same(answer: LocalAnswer) -> LocalAnswer:

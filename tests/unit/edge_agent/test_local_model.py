@@ -16,11 +16,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from edge_agent.errors import RequestStoppedError
-from edge_agent.flow import LocalAnswer, Request
+from edge_agent.flow import Request
 from edge_agent.local_model import LocalModel, origin_of
 from partition.errors import ContextLengthError, MemoryLimitError, ModelFileError
 from partition.task import Message, Role, Task, TaskKind
 from partition.text.tokenizer import Tokenizer
+from tests.local_answers import ask
 from tests.tiny_models import VOCAB_SIZE, write_tiny_model
 
 SORT = Task(
@@ -55,14 +56,6 @@ def model(folder: Path) -> Iterator[LocalModel]:
     model = open_model(folder)
     yield model
     model.close()
-
-
-def ask(model: LocalModel, task: Task, text: str, **settings: object) -> LocalAnswer:
-    on_text = settings.pop("on_text", None)
-    cancel = settings.pop("cancel", None)
-    request = Request(id="r", task=task.name, text=text, **settings)
-    messages = task.render((Message(role=Role.USER, text=text),))
-    return model.answer(messages, task, request, on_text=on_text, cancel=cancel)
 
 
 def test_every_label_is_scored_and_the_best_is_the_answer(model: LocalModel) -> None:
