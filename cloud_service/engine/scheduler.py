@@ -121,11 +121,14 @@ class Scheduler:
 
         Who comes when nobody is there begins where the last ones were: else the next would wait until he had as much.
         """
-        working = {one.owner.tenant for one in self._sequences if not one.is_parked}
+        working = self._working_tenants()
         most = max((self._served[tenant] for tenant in working), default=0.0)
         self._floor = max(self._floor, most - LAG_STEPS * self._step_tokens)
         for tenant in working:
             self._served[tenant] = max(self._served[tenant], self._floor)
+
+    def _working_tenants(self) -> set[str]:
+        return {one.owner.tenant for one in self._sequences if not one.is_parked}
 
     def _ready(self) -> list[Sequence]:
         """Sequences with work that no step is doing, the most urgent first."""
@@ -141,7 +144,7 @@ class Scheduler:
         if first is None or not (first.is_admitted or self._has_slot(first)):
             return set()
         limit = self._served[first.owner.tenant] + LEAD_STEPS * self._step_tokens
-        working = {one.owner.tenant for one in self._sequences if not one.is_parked}
+        working = self._working_tenants()
         return {tenant for tenant in working if self._served[tenant] > limit}
 
     def _choose(
