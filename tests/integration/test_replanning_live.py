@@ -33,7 +33,7 @@ from tests.unit.edge_agent.test_agent import Bench
 TASK = Task(
     name="summary",
     kind=TaskKind.GENERATE,
-    limits=Limits(max_output_tokens=24),
+    limits=Limits(max_output_tokens=8),  # short, so that a way is soon chosen anew
     policy=Policy(may_stay_local=False),
 )
 SETUP = Setup(
